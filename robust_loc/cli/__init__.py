@@ -1,0 +1,48 @@
+"""``robust-loc``: every job of the package without a ROS graph.
+
+Each command lives in its own module of this package and is imported only when it is called, so that
+``robust-loc --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from robust_loc.errors import RobustLocError
+
+# command -> (module with an object ``command``, one-line help)
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(COMMANDS[cmd_name][0]).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="robust_loc")
+def cli() -> None:
+    """Visual localization that says how much to believe it."""
+
+
+def main() -> None:
+    """Entry point: bad input ends with one line on stderr and exit code 2."""
+    try:
+        cli()
+    except RobustLocError as error:
+        print(f"robust-loc: {error}", file=sys.stderr)
+        sys.exit(2)
