@@ -75,8 +75,8 @@ class CameraCalibration:
         if not self.is_distorted:
             return (points[:, 0, :2] / points[:, 0, 2:]) @ K[:2, :2].T + K[:2, 2]
         if self.distortion_model == "equidistant":
-            return cv2.fisheye.projectPoints(points, zero, zero, K, d)[0].reshape(-1, 2)
-        return cv2.projectPoints(points, zero, zero, K, d)[0].reshape(-1, 2)
+            return np.asarray(cv2.fisheye.projectPoints(points, zero, zero, K, d)[0], np.float64).reshape(-1, 2)
+        return np.asarray(cv2.projectPoints(points, zero, zero, K, d)[0], np.float64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
