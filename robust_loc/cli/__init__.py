@@ -14,7 +14,9 @@ import click
 from robust_loc.errors import RobustLocError
 
 # command -> (module with an object ``command``, one-line help)
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "convert": ("robust_loc.cli.convert", "a dataset folder to a rosbag2 recording"),
+}
 
 
 class LazyGroup(click.Group):

@@ -115,7 +115,8 @@ def rgb_from_compressed(data: Bytes) -> NDArray[np.uint8]:
     """
     import cv2
 
-    decoded = _decode(data, cv2.IMREAD_COLOR)
+    # the camera's calibration is of the stored pixels: an orientation tag must not turn them
+    decoded = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded.dtype != np.uint8:
         raise ImageEncodingError(f"compressed camera image has {decoded.dtype} pixels; expected 8 bits")
     return np.ascontiguousarray(decoded[:, :, ::-1])
