@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from robust_loc import __version__
 from robust_loc.errors import RobustLocError
 
 # command -> (module with an object ``command``, one-line help)
@@ -36,7 +37,7 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="robust_loc")
+@click.version_option(__version__, prog_name="robust-loc")
 def cli() -> None:
     """Visual localization that says how much to believe it."""
 

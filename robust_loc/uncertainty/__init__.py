@@ -1,5 +1,20 @@
 """Floor 2: covariance conventions, calibration of covariances and consistency statistics."""
 
+from robust_loc.uncertainty.calibration import CovarianceCalibration, CovarianceFactors, fit_factors
+from robust_loc.uncertainty.consistency import (
+    anees,
+    auroc,
+    ause,
+    block_bootstrap,
+    chi_square_band,
+    coverage,
+    innovation_whiteness,
+    interval_calibration_error,
+    nees,
+    nis,
+    sparsification,
+    whitened,
+)
 from robust_loc.uncertainty.conversions import (
     change_body,
     change_world,
@@ -13,13 +28,28 @@ from robust_loc.uncertainty.conversions import (
 )
 
 __all__ = [
+    "CovarianceCalibration",
+    "CovarianceFactors",
+    "anees",
+    "auroc",
+    "ause",
+    "block_bootstrap",
     "change_body",
     "change_world",
+    "chi_square_band",
     "compose",
+    "coverage",
+    "fit_factors",
     "from_body_tangent",
     "from_decoupled_tangent",
     "from_left_tangent",
+    "innovation_whiteness",
+    "interval_calibration_error",
     "invert",
+    "nees",
+    "nis",
     "perturb",
     "pose_error",
+    "sparsification",
+    "whitened",
 ]
