@@ -1,0 +1,18 @@
+"""Floor 3: the NRE relocalizer, from a map and one image to an absolute pose with its covariance."""
+
+from robust_loc.relocalization.covariance import pose_covariance
+from robust_loc.relocalization.gnc import GncConfig, refine, sigma_schedule
+from robust_loc.relocalization.loss_maps import LossMaps, correspondence_maps, refine_maps
+from robust_loc.relocalization.msac import MsacConfig, msac
+
+__all__ = [
+    "GncConfig",
+    "LossMaps",
+    "MsacConfig",
+    "correspondence_maps",
+    "msac",
+    "pose_covariance",
+    "refine",
+    "refine_maps",
+    "sigma_schedule",
+]
