@@ -27,12 +27,15 @@ from robust_loc.data.synthetic.mixture import training_config  # noqa: E402
 from robust_loc.data.synthetic.sequence import render_sequence  # noqa: E402
 
 
-def render_one(seed: int, output: Path, frames: int, width: int, height: int, textures: Path | None) -> float:
+def render_one(
+    seed: int, output: Path, frames: int, width: int, height: int, textures: Path | None, worlds: tuple[Path, ...]
+) -> float:
     """Render the clip of ``seed``; returns the seconds it took."""
     cv2.setNumThreads(0)
     begin = time.perf_counter()
-    config = training_config(seed, frames, width, height, textures)
-    write_clip(output / f"clip_{seed:06d}.npz", render_sequence(config, seed), source=f"{config.kind} seed {seed}")
+    config = training_config(seed, frames, width, height, textures, worlds)
+    source = f"{config.world.stem if config.world else config.kind} seed {seed}"
+    write_clip(output / f"clip_{seed:06d}.npz", render_sequence(config, seed), source)
     return time.perf_counter() - begin
 
 
@@ -45,6 +48,7 @@ def render_one(seed: int, output: Path, frames: int, width: int, height: int, te
 @click.option("--height", default=240, show_default=True)
 @click.option("--processes", default=1, show_default=True)
 @click.option("--textures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="folder of pictures")
+@click.option("--world", "worlds", type=click.Path(path_type=Path, exists=True), multiple=True, help="triangle world")
 @click.option("--overwrite", is_flag=True, help="render again what is there")
 def main(
     output: Path,
@@ -55,13 +59,15 @@ def main(
     height: int,
     processes: int,
     textures: Path | None,
+    worlds: tuple[Path, ...],
     overwrite: bool,
 ) -> None:
     """Render COUNT clips into OUTPUT."""
     output.mkdir(parents=True, exist_ok=True)
     seeds = range(first_seed, first_seed + count)
     missing = [seed for seed in seeds if overwrite or not (output / f"clip_{seed:06d}.npz").exists()]
-    job = partial(render_one, output=output, frames=frames, width=width, height=height, textures=textures)
+    size = {"frames": frames, "width": width, "height": height}
+    job = partial(render_one, output=output, **size, textures=textures, worlds=worlds)
     begin = time.perf_counter()
     with tqdm(total=len(missing), unit="clip") as progress:
         if processes == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,30 @@ from robust_loc.data.synthetic.sequence import SequenceConfig
 
 
 def training_config(
-    seed: int, frames: int = 48, width: int = 320, height: int = 240, textures: str | Path | None = None
+    seed: int,
+    frames: int = 48,
+    width: int = 320,
+    height: int = 240,
+    textures: str | Path | None = None,
+    worlds: Sequence[str | Path] = (),
 ) -> SequenceConfig:
     """The configuration of the training sequence ``seed``: kind of world, camera and motion are drawn from the seed.
 
-    ``textures`` is an optional folder of pictures to mix with the procedural textures.
+    Args:
+        seed: of the sequence; give the same to ``render_sequence``.
+        frames, width, height: size of the sequence.
+        textures: optional folder of pictures to mix with the procedural textures.
+        worlds: optional triangle world files; they get a third of the sequences.
     """
     g = np.random.default_rng([seed, 7])
+    kinds = ["room", "street", "yard", *worlds]
+    shares = np.array([0.55, 0.33, 0.12, *[0.5 / max(len(worlds), 1)] * len(worlds)])
+    kind = kinds[int(g.choice(len(kinds), p=shares / shares.sum()))]
     config = SequenceConfig(
-        frames=frames, width=width, height=height, flow=(3.0, 16.0), textures=Path(textures) if textures else None
+        frames=frames, width=width, height=height, flow=(2.5, 16.0), textures=Path(textures) if textures else None
     )
-    return replace(config, rate=(10.0, 30.0) if g.random() < 0.5 else (15.0, 30.0))
+    if kind in ("street", "yard"):
+        return replace(config, kind=kind, rate=(8.0, 15.0) if kind == "street" else (10.0, 30.0))
+    if kind == "room":
+        return config
+    return replace(config, kind="world", world=Path(kind))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robust_loc.data.synthetic.bvh import build_bvh
-from robust_loc.data.synthetic.scene import FloatArray, Scene, Triangles
+from robust_loc.data.synthetic.scene import FloatArray, Scene, TextureAtlas, Triangles
 
 
 class PackedScene(NamedTuple):
@@ -16,21 +16,21 @@ class PackedScene(NamedTuple):
 
     Attributes:
         geometry: (F, 9) float64 first corner and the two edges from it, in the body's frame.
-        uv: (F, 6) float32; normals: (F, 9) float32; texture: (F,) int32; colour: (F, 3) float32.
+        surface: (F, 20) float64 for each triangle: 0-5 uv of the corners, 6-14 their normals, 15-17 colour, 18 first
+            texel of the texture (-1: none), 19 base-2 logarithm of its side.
+        body: (F,) int32 owner of each triangle.
         bounds, skip, first, leaf: the bodies' ``Bvh`` arrays, one after the other, indices into the whole.
         roots: (B,) int32 root node of each body.
         spheres: (B, 4) float64 centre and radius of each body, in its frame.
-        texels, base, log_size: the texture atlas.
-        light: (3 + 3 + 3 + 1,) float64 ambient, sun direction, sun colour, upward.
+        texels: (N, 4) uint8 texels of all textures and mip levels.
+        ambience: (16,) float64: 0-2 ambient, 3-5 sun direction, 6-8 sun colour, 9 upward, 10-12 sky colour, 13 haze,
+            14 first texel of the sky's texture (-1: none), 15 base-2 logarithm of its side.
         lamps: (L, 7) float64 position, colour, reach.
-        sky: (5,) float64 colour, haze, texture index.
     """
 
     geometry: FloatArray
-    uv: NDArray[np.float32]
-    normals: NDArray[np.float32]
-    texture: NDArray[np.int32]
-    colour: NDArray[np.float32]
+    surface: FloatArray
+    body: NDArray[np.int32]
     bounds: NDArray[np.float32]
     skip: NDArray[np.int32]
     first: NDArray[np.int32]
@@ -38,11 +38,8 @@ class PackedScene(NamedTuple):
     roots: NDArray[np.int32]
     spheres: FloatArray
     texels: NDArray[np.uint8]
-    base: NDArray[np.int64]
-    log_size: NDArray[np.int64]
-    light: FloatArray
+    ambience: FloatArray
     lamps: FloatArray
-    sky: FloatArray
 
 
 def pack(scene: Scene) -> PackedScene:
@@ -67,14 +64,18 @@ def pack(scene: Scene) -> PackedScene:
     count = len(whole)
     v0 = whole.corners[:, 0]
     geometry = np.concatenate([v0, whole.corners[:, 1] - v0, whole.corners[:, 2] - v0], axis=1)
-    lights = scene.lights
+    base, log_size = _texture_places(scene.atlas, whole.texture)
+    flat = [whole.uv.reshape(count, 6), whole.normals.reshape(count, 9), whole.colour]
+    surface = np.concatenate([*flat, base[:, None], log_size[:, None]], axis=1)
+    lights, sky = scene.lights, scene.sky
+    sky_base, sky_log_size = _texture_places(scene.atlas, np.array([sky.texture], np.int32))
+    light = [lights.ambient, lights.sun_direction, lights.sun_colour, [lights.upward]]
+    ambience = np.concatenate([*light, sky.colour, [sky.haze], sky_base, sky_log_size]).astype(np.float64)
     lamps = np.concatenate([lights.position, lights.colour, lights.reach[:, None]], axis=1).astype(np.float64)
     return PackedScene(
         geometry=np.ascontiguousarray(geometry),
-        uv=whole.uv.reshape(count, 6).astype(np.float32),
-        normals=whole.normals.reshape(count, 9).astype(np.float32),
-        texture=whole.texture.astype(np.int32),
-        colour=whole.colour.astype(np.float32),
+        surface=np.ascontiguousarray(surface),
+        body=np.repeat(np.arange(len(bodies), dtype=np.int32), [len(body) for body in bodies]),
         bounds=np.concatenate([n[0] for n in nodes]),
         skip=np.concatenate([n[1] for n in nodes]),
         first=np.concatenate([n[2] for n in nodes]),
@@ -82,9 +83,14 @@ def pack(scene: Scene) -> PackedScene:
         roots=np.array(roots, np.int32),
         spheres=np.array(spheres, np.float64),
         texels=scene.atlas.texels,
-        base=scene.atlas.base,
-        log_size=scene.atlas.log_size,
-        light=np.concatenate([lights.ambient, lights.sun_direction, lights.sun_colour, [lights.upward]]).astype(float),
+        ambience=ambience,
         lamps=np.ascontiguousarray(lamps),
-        sky=np.array([*scene.sky.colour, scene.sky.haze, scene.sky.texture], np.float64),
     )
+
+
+def _texture_places(atlas: TextureAtlas, texture: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
+    """First texel and base-2 logarithm of the side of each of ``texture``; -1 and 0 for none."""
+    if len(atlas) == 0:
+        return np.full(len(texture), -1.0), np.zeros(len(texture))
+    index = np.maximum(texture, 0)
+    return np.where(texture >= 0, atlas.base[index], -1).astype(float), atlas.log_size[index].astype(float)

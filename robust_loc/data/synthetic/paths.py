@@ -30,6 +30,16 @@ class HandheldConfig(Config):
     stand_still: float = parameter(0.1, "probability of a stop", minimum=0.0, maximum=1.0)
 
 
+@dataclass(frozen=True)
+class DriveConfig(Config):
+    speed: tuple = parameter((3.0, 13.0), "range of the speed on straight road, m/s")
+    camera_height: tuple = parameter((1.2, 1.8), "range of the camera's height above the road, metres")
+    turns: float = parameter(0.5, "probability that the road turns within the recording", minimum=0.0, maximum=1.0)
+    sideways: float = parameter(0.15, "probability that the camera looks sideways", minimum=0.0, maximum=1.0)
+    shake_angle: float = parameter(0.004, "amplitude of the car's pitching and rolling, radians", minimum=0.0)
+    stand_still: float = parameter(0.1, "probability of a stop", minimum=0.0, maximum=1.0)
+
+
 def look_rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
     """(3, 3) ``world_R_cam`` with optical axes: yaw about the world's z, pitch upwards, roll about the view axis."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
@@ -227,3 +237,59 @@ def _shake(g: np.random.Generator, duration: float, config: HandheldConfig) -> S
     count = int(np.ceil(duration / step)) + 5
     amplitude = g.uniform(0.2, 1.0) * np.array([config.shake_position] * 3 + [config.shake_angle] * 3)
     return Spline(g.standard_normal((count, 6)) * amplitude, step)
+
+
+def drive_path(
+    g: np.random.Generator, duration: float, config: DriveConfig | None = None
+) -> tuple[CameraPath, FloatArray]:
+    """A car's drive of ``duration`` seconds and its road.
+
+    Returns:
+        The camera's path, and the road's middle line (n, 2), a metre between points, which begins behind the start
+        and goes on after the end.
+    """
+    config = config or DriveConfig()
+    step = 0.5
+    count = int(np.ceil(duration / step)) + 4
+    speed = g.uniform(*config.speed)
+    lateral = 2.5  # m/s^2, bounds the speed in turns
+    turn_at = int(g.integers(2, max(count - 4, 3))) if g.random() < config.turns else -1
+    radius, turned, wanted = g.uniform(9.0, 30.0), 0.0, g.uniform(0.5, 1.7)
+    sense, curvature, bend = g.choice([-1.0, 1.0]), 0.0, 0.0
+    points, headings = [np.zeros(2)], [0.0]
+    for k in range(count - 1):
+        bend = 0.85 * bend + g.normal(0.0, 0.002)
+        in_turn = turn_at >= 0 and k >= turn_at and turned < wanted
+        target = sense / radius if in_turn else bend
+        curvature += 0.5 * (target - curvature)
+        v = min(speed * (1 + 0.1 * np.sin(0.3 * k)), float(np.sqrt(lateral / max(abs(curvature), 1e-4))))
+        change = curvature * v * step
+        turned += abs(change) * in_turn
+        heading = headings[-1] + change
+        points.append(points[-1] + v * step * np.array([np.cos(heading), np.sin(heading)]))
+        headings.append(heading)
+    line, yaw = np.array(points), np.array(headings)
+    height = g.uniform(*config.camera_height)
+    offset = g.normal(0.0, 0.05)
+    if g.random() < config.sideways:
+        offset = g.choice([-1.0, 1.0]) * g.uniform(0.5, 1.7)
+    level = g.normal(-0.03, 0.05)
+    angles = np.column_stack(
+        [yaw + 0.5 * np.gradient(yaw) + offset, np.full(count, level), np.full(count, g.normal(0, 0.01))]
+    )
+    lane = g.uniform(-1.5, 1.5)
+    aside = line + lane * np.column_stack([-np.sin(yaw), np.cos(yaw)])
+    position = Spline(np.column_stack([aside, np.full(count, height)]), step)
+    tremble = np.array([0.002, 0.002, 0.006, 0.3 * config.shake_angle, config.shake_angle, config.shake_angle])
+    shake = Spline(g.standard_normal((int(np.ceil(duration / 0.2)) + 5, 6)) * tremble * g.uniform(0.3, 1.0), 0.2)
+    pauses: tuple[Pause, ...] = ()
+    if g.random() < config.stand_still:
+        begin = g.uniform(0.3, 0.7) * duration
+        pauses = (Pause(begin, begin + g.uniform(0.1, 0.3) * duration, False, min(1.5, 0.1 * duration)),)
+    before = line[0] - np.arange(40, 0, -1)[:, None] * np.array([np.cos(yaw[0]), np.sin(yaw[0])])
+    after = line[-1] + np.arange(1, 90)[:, None] * np.array([np.cos(yaw[-1]), np.sin(yaw[-1])])
+    whole = np.concatenate([before, line, after])
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(whole, axis=0), axis=1))])
+    even = np.arange(0.0, length[-1], 1.0)
+    road = np.column_stack([np.interp(even, length, whole[:, k]) for k in range(2)])
+    return CameraPath(position, Spline(angles, step), shake, pauses), road

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -60,40 +61,41 @@ class Renderer:
 
         ``seconds`` places the movers. With a pose per row, the depth of a pixel is along its own row's optical axis.
         """
-        height, width = camera.height, camera.width
-        rows = np.ascontiguousarray(np.broadcast_to(np.asarray(world_T_cam, float)[..., :3, :], (height, 3, 4)))
+        from robust_loc.data.synthetic import shading, visibility
+
+        scene, near, taps, K = self.packed, self.config.near, self.config.texture_taps, camera.intrinsics
+        shape = (camera.height, camera.width)
+        cameras = np.ascontiguousarray(np.asarray(world_T_cam, float).reshape(-1, 4, 4)[:, :3])
         bodies = self.body_transforms(seconds)
-        rgb = np.empty((height, width, 3), np.float32)
-        depth = np.empty((height, width), np.float32)
-        face = np.empty((height, width), np.int32)
-        self._compiled(camera.intrinsics, rows, bodies, rgb, depth, face)
+        views = bodies[None, :, :, :3] @ cameras[:, None]
+        views[..., 3] += bodies[None, :, :, 3]
+        face, inverse_depth = np.empty(shape, np.int32), np.empty(shape)
+        rgb, depth = np.empty((*shape, 3), np.float32), np.empty(shape, np.float32)
+        tree = (scene.geometry, scene.bounds, scene.skip, scene.first, scene.leaf, scene.roots)
+
+        def see(top: int, bottom: int) -> None:
+            if len(cameras) == 1:
+                visibility.scan_rows(*tree, views[0], K, top, bottom, near, face, inverse_depth)
+            else:
+                visibility.trace_rows(*tree, views, K, top, bottom, near, face, inverse_depth)
+            shading.shade_rows(scene, cameras, views, bodies, K, top, bottom, taps, face, inverse_depth, rgb, depth)
+
+        def refine(top: int, bottom: int) -> None:
+            shading.refine_rows(scene, cameras, views, bodies, K, top, bottom, near, taps, face, edge, rgb)
+
+        self._in_bands(see, camera.height)
+        if self.config.antialiasing:
+            edge = np.empty(shape, np.bool_)
+            shading.find_edges(scene.surface, face, inverse_depth, edge)
+            self._in_bands(refine, camera.height)
         return Rendering(rgb, depth, face)
 
-    def _compiled(self, K, rows, bodies, rgb, depth, face) -> None:
-        from robust_loc.data.synthetic import compiled
-
-        config, scene, height = self.config, self.packed, len(rgb)
-        cuts = np.linspace(0, height, config.num_threads + 1).astype(int) if config.num_threads > 1 else [0, height]
-        bands = list(zip(cuts[:-1], cuts[1:]))
-        near, taps = config.near, config.texture_taps
-
-        def first_pass(band: tuple[int, int]) -> None:
-            compiled.render_rows(scene, bodies, rows, K, *band, near, taps, rgb, depth, face)
-
-        def second_pass(band: tuple[int, int]) -> None:
-            compiled.refine_rows(scene, bodies, rows, K, *band, near, taps, rgb, face, edge)
-
-        if len(bands) == 1:
-            first_pass(bands[0])
-        else:
-            with ThreadPoolExecutor(len(bands)) as pool:
-                list(pool.map(first_pass, bands))
-        if not config.antialiasing:
+    def _in_bands(self, work: Callable[[int, int], None], height: int) -> None:
+        """Call ``work(top, bottom)`` on bands of rows, one per thread."""
+        count = self.config.num_threads
+        if count == 1:
+            work(0, height)
             return
-        edge = np.empty(face.shape, np.bool_)
-        compiled.find_edges(scene, depth, face, edge)
-        if len(bands) == 1:
-            second_pass(bands[0])
-        else:
-            with ThreadPoolExecutor(len(bands)) as pool:
-                list(pool.map(second_pass, bands))
+        cuts = np.linspace(0, height, count + 1).astype(int)
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(work, cuts[:-1], cuts[1:]))

@@ -10,17 +10,22 @@ import numpy as np
 
 from robust_loc.config import Config, parameter
 from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig, static_flow
-from robust_loc.data.synthetic.paths import HandheldConfig, handheld_path
+from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, drive_path, handheld_path
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig
 from robust_loc.data.synthetic.rooms import make_room
-from robust_loc.data.synthetic.scene import FloatArray, Trajectory
+from robust_loc.data.synthetic.scene import FloatArray, Scene, Trajectory
+from robust_loc.data.synthetic.street import make_street
 from robust_loc.data.synthetic.textures import Picture, load_pictures
+from robust_loc.data.synthetic.worlds import make_world
+from robust_loc.errors import ConfigurationError
 from robust_loc.types import Camera, Frame
 
 
 @dataclass(frozen=True)
 class SequenceConfig(Config):
-    kind: str = parameter("room", "world", choices=["room"])
+    kind: str = parameter("room", "world", choices=["room", "street", "yard", "world"])
+    world: Path | None = parameter(None, "file of the triangle world, when kind is world")
+    movers: tuple = parameter((0, 0), "range of the number of moving distractors")
     frames: int = parameter(48, "frames in the sequence", minimum=1)
     width: int = parameter(320, "image width, pixels", minimum=8)
     height: int = parameter(240, "image height, pixels", minimum=8)
@@ -29,6 +34,7 @@ class SequenceConfig(Config):
     flow: tuple | None = parameter(None, "wanted range of the median flow between frames, pixels; None: real speed")
     textures: Path | None = parameter(None, "folder of pictures to mix with the procedural textures")
     effects: EffectsConfig = parameter(EffectsConfig(), "what the camera does to the image")
+    drive: DriveConfig = parameter(DriveConfig(), "how the car moves, when kind is street")
     path: HandheldConfig = parameter(HandheldConfig(), "how the camera moves")
     renderer: RendererConfig = parameter(RendererConfig(), "ray caster")
 
@@ -58,17 +64,44 @@ def render_sequence(config: SequenceConfig, seed: int, pictures: Sequence[Pictur
     if pictures is None:
         pictures = load_pictures(config.textures) if config.textures else ()
     rate = float(streams[2].uniform(*config.rate))
-    scene = make_room(streams[0], pictures)
-    assert scene.free_space is not None
+    spare = 3.0 if config.flow else 1.0
+    scene, path = make_scene(config, pictures, spare * config.frames / rate, *streams[:2])
     camera = random_camera(streams[2], config)
     caster = Renderer(scene, config.renderer)
-    spare = 3.0 if config.flow else 1.0
-    path: Trajectory = handheld_path(streams[1], scene.free_space, spare * config.frames / rate, config.path)
     if config.flow:
         wanted = float(np.exp(streams[2].uniform(*np.log(config.flow))))
         pace = np.clip(wanted / max(median_flow(caster, path, camera, rate, config.frames), 1e-3), 0.5, spare)
         path = Paced(path, float(pace))
     yield from render_path(caster, path, camera, rate, config.frames, config.effects, streams[3])
+
+
+def make_scene(
+    config: SequenceConfig,
+    pictures: Sequence[Picture],
+    duration: float,
+    scene_generator: np.random.Generator,
+    path_generator: np.random.Generator,
+) -> tuple[Scene, Trajectory]:
+    """A world of ``config.kind`` and a camera path of ``duration`` seconds through it.
+
+    Raises:
+        ConfigurationError: kind is world, and no file is named.
+        PathError: no collision-free path was found.
+    """
+    if config.kind == "street":
+        path, road = drive_path(path_generator, duration, config.drive)
+        return make_street(scene_generator, road, pictures), path
+    if config.kind == "yard":
+        square = np.column_stack([np.arange(-10.0, 11.0), np.zeros(21)])
+        scene = make_street(scene_generator, square, pictures, density=5.0, roam=6.0)
+    elif config.kind == "world":
+        if config.world is None:
+            raise ConfigurationError("SequenceConfig.world names no file; kind 'world' needs one")
+        scene = make_world(scene_generator, config.world, pictures)
+    else:
+        scene = make_room(scene_generator, pictures)
+    assert scene.free_space is not None
+    return scene, handheld_path(path_generator, scene.free_space, duration, config.path)
 
 
 @dataclass(frozen=True, eq=False)
