@@ -17,6 +17,7 @@ from robust_loc.errors import RobustLocError
 # command -> (module with an object ``command``, one-line help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("robust_loc.cli.convert", "a dataset folder to a rosbag2 recording"),
+    "evaluate": ("robust_loc.cli.evaluate", "an estimate against the truth: errors, uncertainty, report"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from functools import cached_property
@@ -170,6 +171,27 @@ class Bag:
             if parent and frame.endswith(("_gt", "ground_truth")):
                 return tree.trajectory(parent, frame)
         raise BagTopicError(f"{self.path}: no ground-truth topic; name one of these: {self.describe()}")
+
+    def ground_truth_at_images(self, from_frame: int = 0, until_frame: int | None = None) -> Trajectory:
+        """The ground truth interpolated at the stamps of the images that it covers; all of it without a camera topic.
+
+        Raises:
+            BagTopicError: no ground truth, or none of the images is covered.
+        """
+        truth = self.ground_truth()
+        if not self._has_camera:
+            return truth.select(slice(from_frame, until_frame))
+        stamps = set()
+        for index, (raw, source) in enumerate(self._messages({self.image_topic})):
+            if until_frame is not None and index >= until_frame:
+                break
+            if index >= from_frame:
+                with contextlib.suppress(BagError):  # a damaged message: frames() names it
+                    stamps.add(stamp_of(deserialize(raw, source)))
+        posed = [(stamp, pose) for stamp in sorted(stamps) if (pose := truth.at(stamp)) is not None]
+        if not posed:
+            raise BagTopicError(f"{self.path}: the ground truth covers none of the {len(stamps)} images; same clock?")
+        return Trajectory(np.array([stamp for stamp, _ in posed]), np.array([pose for _, pose in posed]))
 
     def trajectory(self, topic: str, body_frame: str | None = None) -> Trajectory:
         """The camera's trajectory by a pose or odometry topic, or by ``/tf:parent.child``.

@@ -137,25 +137,35 @@ class Trajectory:
         return pose
 
 
-def associate(first: Trajectory, second: Trajectory, tolerance: int = 10_000_000) -> tuple[NDArray[np.intp], ...]:
+def associate(
+    first: Trajectory, second: Trajectory, tolerance: int = 10_000_000, unique: bool = False
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Index arrays ``(i, j)`` of poses close in time: ``|first.stamps[i] - second.stamps[j]| <= tolerance`` ns.
 
-    Each pose of the shorter trajectory takes the nearest one of the longer; of several that would take the same one,
-    the nearest keeps it.
+    Each pose of the shorter trajectory takes the nearest one of the longer; an exact tie falls as it does in
+    double-precision seconds, so that the pairs are those of the common tools. With ``unique``, of several that would
+    take the same one only the nearest keeps it.
     """
     swap = len(first) > len(second)
     short, long = (second.stamps, first.stamps) if swap else (first.stamps, second.stamps)
     if not len(short):
         return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
-    right = np.clip(np.searchsorted(long, short), 1, len(long) - 1) if len(long) > 1 else np.zeros(len(short), np.intp)
+    right = np.minimum(np.searchsorted(long, short), len(long) - 1)
     left = np.maximum(right - 1, 0)
-    nearest = np.where(np.abs(long[left] - short) <= np.abs(long[right] - short), left, right)
+    to_left, to_right = np.abs(long[left] - short), np.abs(long[right] - short)
+    tie = np.abs(_seconds(long[left]) - _seconds(short)) <= np.abs(_seconds(long[right]) - _seconds(short))
+    nearest = np.where((to_left < to_right) | ((to_left == to_right) & tie), left, right)
     distance = np.abs(long[nearest] - short)
-    candidates = np.flatnonzero(distance <= tolerance)
-    by_quality = candidates[np.lexsort((distance[candidates], nearest[candidates]))]
-    _, first_of_each = np.unique(nearest[by_quality], return_index=True)
-    kept = np.sort(by_quality[first_of_each])
+    kept = np.flatnonzero(distance <= tolerance)
+    if unique:
+        by_quality = kept[np.lexsort((distance[kept], nearest[kept]))]
+        _, first_of_each = np.unique(nearest[by_quality], return_index=True)
+        kept = np.sort(by_quality[first_of_each])
     return (nearest[kept], kept) if swap else (kept, nearest[kept])
+
+
+def _seconds(stamps: StampArray) -> FloatArray:
+    return stamps // 1_000_000_000 + (stamps % 1_000_000_000) * 1e-9
 
 
 def parse_stamp(text: str) -> int:
