@@ -1,0 +1,49 @@
+"""The loss that trains a scene-coordinate head from posed images alone (ACE, Sec. 3.2-3.3)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SOFT_CLAMP = (50.0, 1.0)  # pixels, at the start and at the end of the training
+_NEAR, _FAR = 0.1, 1000.0  # metres of depth
+_MAX_ERROR = 1000.0  # pixels
+_TARGET_DEPTH = 10.0  # metres, for cells that are invalid
+
+
+class ReprojectionLoss(NamedTuple):
+    """Attributes: loss (scalar); valid, the fraction of valid cells; median_error in pixels over the valid ones."""
+
+    loss: Tensor
+    valid: Tensor
+    median_error: Tensor
+
+
+def soft_clamp(progress: float) -> float:
+    """The clamp ``tau`` in pixels at ``progress`` in [0, 1]: from 51 to 1 along a quarter circle."""
+    schedule = 1.0 - math.sqrt(max(0.0, 1.0 - progress**2))
+    return (1.0 - schedule) * SOFT_CLAMP[0] + SOFT_CLAMP[1]
+
+
+def reprojection_loss(
+    points: Tensor, cam_T_world: Tensor, intrinsics: Tensor, pixels: Tensor, progress: float
+) -> ReprojectionLoss:
+    """Loss of world points (n, 3) seen at pixels (n, 2) by cameras (n, 4, 4) with intrinsics (n, 4).
+
+    A cell is valid when its depth is within [0.1, 1000] m and its L1 error within 1000 px. Valid cells lose
+    ``tau tanh(error / tau)``; the others their distance to the point 10 m along their ray.
+    """
+    camera = (cam_T_world[:, :3, :3] @ points[..., None] + cam_T_world[:, :3, 3:])[..., 0]
+    depth = camera[:, 2]
+    projected = camera[:, :2] / depth.clamp_min(_NEAR)[:, None] * intrinsics[:, :2] + intrinsics[:, 2:]
+    error = (projected - pixels).abs().sum(-1)
+    valid = (depth >= _NEAR) & (depth <= _FAR) & (error <= _MAX_ERROR)
+    tau = soft_clamp(progress)
+    ray = torch.cat([(pixels - intrinsics[:, 2:]) / intrinsics[:, :2], torch.ones_like(depth)[:, None]], -1)
+    to_target = (_TARGET_DEPTH * ray - camera).abs().sum(-1)
+    loss = torch.where(valid, tau * torch.tanh(error / tau), to_target).mean()
+    seen = error.detach()[valid]
+    return ReprojectionLoss(loss, valid.float().mean(), seen.median() if len(seen) else seen.new_tensor(math.inf))
