@@ -1,0 +1,41 @@
+"""Floor 2: dense descriptors of stride 16 and 2, hand-made and learned, shared by relocalizer and regressor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robust_loc.errors import WeightsError
+from robust_loc.features.dense import COARSE_STRIDE, FINE_STRIDE, DenseFeatures, FeatureMaps, sample
+from robust_loc.features.handmade import HandmadeConfig, HandmadeFeatures
+
+__all__ = [
+    "COARSE_STRIDE",
+    "FINE_STRIDE",
+    "DenseFeatures",
+    "FeatureMaps",
+    "HandmadeConfig",
+    "HandmadeFeatures",
+    "load_features",
+    "sample",
+]
+
+
+def load_features(name: str = "handmade", device: str = "cpu") -> DenseFeatures:
+    """The descriptors called ``name``.
+
+    Args:
+        name: ``handmade``; a safetensors file of the compact network; or the official pair ``COARSE.ckpt,FINE.ckpt``.
+
+    Raises:
+        WeightsError: when ``name`` is none of these or the file does not fit.
+    """
+    if name == "handmade":
+        return HandmadeFeatures()
+    from robust_loc.features.network import CompactFeatures, InceptionFeatures
+
+    if "," in name:
+        coarse, fine = name.split(",", 1)
+        return InceptionFeatures.from_checkpoints(coarse, fine, device)
+    if not Path(name).is_file():
+        raise WeightsError(f"features {name!r}: expected 'handmade', a weights file or 'COARSE.ckpt,FINE.ckpt'")
+    return CompactFeatures.from_file(name, device)
