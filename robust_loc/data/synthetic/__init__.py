@@ -1,7 +1,9 @@
 """Synthetic worlds: procedural scenes, camera paths and a ray caster that gives exact depth and poses."""
 
 from robust_loc.data.synthetic.cache import Clip, list_clips, write_clip
+from robust_loc.data.synthetic.demo import demo_sequence
 from robust_loc.data.synthetic.effects import EffectsConfig
+from robust_loc.data.synthetic.mixture import training_config
 from robust_loc.data.synthetic.paths import HandheldConfig
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig, Rendering
 from robust_loc.data.synthetic.sequence import SequenceConfig, render_sequence
@@ -14,7 +16,9 @@ __all__ = [
     "RendererConfig",
     "Rendering",
     "SequenceConfig",
+    "demo_sequence",
     "list_clips",
     "render_sequence",
+    "training_config",
     "write_clip",
 ]

@@ -34,6 +34,10 @@ def training_config(
     config = SequenceConfig(
         frames=frames, width=width, height=height, flow=(2.5, 16.0), textures=Path(textures) if textures else None
     )
+    if g.random() < 0.2:
+        config = replace(config, movers=(1, 4))
+    if g.random() < 0.08:
+        config = replace(config, effects=replace(config.effects, rolling_shutter=1.0))
     if kind in ("street", "yard"):
         return replace(config, kind=kind, rate=(8.0, 15.0) if kind == "street" else (10.0, 30.0))
     if kind == "room":

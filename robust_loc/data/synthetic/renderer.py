@@ -1,10 +1,11 @@
-"""``Renderer``: images and exact depth of a scene."""
+"""``Renderer``: images and exact depth of a scene, by the compiled passes or the torch ray caster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,14 @@ from robust_loc.data.synthetic.packed import pack
 from robust_loc.data.synthetic.scene import FloatArray, Scene
 from robust_loc.types import Camera
 
+if TYPE_CHECKING:
+    from robust_loc.data.synthetic.raycast import TorchRayCaster
+
 
 @dataclass(frozen=True)
 class RendererConfig(Config):
+    backend: str = parameter("compiled", "compiled: numba on the CPU; torch: on device", choices=["compiled", "torch"])
+    device: str = parameter("cpu", "torch device of the torch backend")
     antialiasing: bool = parameter(True, "cast four more rays at silhouettes and creases")
     texture_taps: int = parameter(6, "most texture samples along a pixel's footprint", minimum=1, maximum=16)
     near: float = parameter(1e-3, "nearest depth that is seen, metres", minimum=0.0)
@@ -50,6 +56,11 @@ class Renderer:
         self.config = config or RendererConfig()
         self.packed = pack(scene)
         self.static_faces = len(scene.triangles)
+        self._torch: TorchRayCaster | None = None
+        if self.config.backend == "torch":
+            from robust_loc.data.synthetic.raycast import TorchRayCaster
+
+            self._torch = TorchRayCaster(self.packed, self.config.device)
 
     def body_transforms(self, seconds: float) -> FloatArray:
         """(B, 3, 4) ``body_T_world`` at a time; the static world first."""
@@ -61,14 +72,16 @@ class Renderer:
 
         ``seconds`` places the movers. With a pose per row, the depth of a pixel is along its own row's optical axis.
         """
-        from robust_loc.data.synthetic import shading, visibility
-
         scene, near, taps, K = self.packed, self.config.near, self.config.texture_taps, camera.intrinsics
         shape = (camera.height, camera.width)
         cameras = np.ascontiguousarray(np.asarray(world_T_cam, float).reshape(-1, 4, 4)[:, :3])
         bodies = self.body_transforms(seconds)
         views = bodies[None, :, :, :3] @ cameras[:, None]
         views[..., 3] += bodies[None, :, :, 3]
+        if self._torch is not None:
+            return self._render_torch(shape, K, cameras, views, bodies)
+        from robust_loc.data.synthetic import shading, visibility
+
         face, inverse_depth = np.empty(shape, np.int32), np.empty(shape)
         rgb, depth = np.empty((*shape, 3), np.float32), np.empty(shape, np.float32)
         tree = (scene.geometry, scene.bounds, scene.skip, scene.first, scene.leaf, scene.roots)
@@ -89,6 +102,21 @@ class Renderer:
             shading.find_edges(scene.surface, face, inverse_depth, edge)
             self._in_bands(refine, camera.height)
         return Rendering(rgb, depth, face)
+
+    def _render_torch(
+        self, shape: tuple[int, int], K: FloatArray, cameras: FloatArray, views: FloatArray, bodies: FloatArray
+    ) -> Rendering:
+        import torch
+
+        assert self._torch is not None
+        device, config = self._torch.device, self.config
+        K_, cameras_, views_, bodies_ = (
+            torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (K, cameras, views, bodies)
+        )
+        images = self._torch.render(
+            shape, (K_, cameras_, views_, bodies_), config.near, config.texture_taps, config.antialiasing
+        )
+        return Rendering(*(image.cpu().numpy() for image in images))
 
     def _in_bands(self, work: Callable[[int, int], None], height: int) -> None:
         """Call ``work(top, bottom)`` on bands of rows, one per thread."""

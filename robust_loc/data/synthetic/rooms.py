@@ -21,6 +21,8 @@ def make_room(
     given_share: float = 0.4,
     textureless: float = 0.1,
     texture_side: int = 256,
+    size: Vector | None = None,
+    prints: int = 5,
 ) -> Scene:
     """A random furnished room.
 
@@ -30,19 +32,22 @@ def make_room(
         given_share: share of textures taken from ``pictures``.
         textureless: probability that a wall or a piece of furniture is plain.
         texture_side: side of the procedural textures in pixels.
+        size: (3,) of the room in metres (default: random).
+        prints: number of different pictures on the walls.
 
     Returns:
         A scene whose floor is at z = 0, centred on x = y = 0, with its ``free_space``.
     """
     g = generator
-    size = np.array([g.uniform(3.0, 9.0), g.uniform(3.0, 9.0), g.uniform(2.3, 3.8)])
+    drawn = np.array([g.uniform(3.0, 9.0), g.uniform(3.0, 9.0), g.uniform(2.3, 3.8)])
+    size = drawn if size is None else np.array(size, float)
     palette = Palette(g, pictures, given_share)
     walls = [palette.add(("bricks", "marble", "cells", "weave", "mosaic", "camouflage", "dead_leaves"), texture_side)]
     walls.append(palette.add(("plaster", "bricks", "wood", "speckle", "books"), texture_side))
     floor = palette.add(("wood", "bricks", "speckle", "weave", "cells", "mosaic"), 2 * texture_side)
     ceiling = palette.add(("plaster", "bricks", "wood", "speckle", "marble"), texture_side)
-    prints = [palette.add(("poster", "books", "dead_leaves", "mosaic"), texture_side) for _ in range(5)]
-    palette.surfaces = [palette.add((), texture_side) for _ in range(7)] + prints[:2]
+    pinned = [palette.add(("poster", "books", "dead_leaves", "mosaic"), texture_side) for _ in range(prints)]
+    palette.surfaces = [palette.add((), texture_side) for _ in range(7)] + pinned[:2]
 
     def surface() -> Material:
         return palette.plain() if g.random() < textureless else palette.material()
@@ -52,7 +57,7 @@ def make_room(
         for _ in range(4)
     ]
     parts = [room_shell(size, sides, palette.material(floor, (1.0, 3.0)), palette.material(ceiling, (1.0, 3.0)))]
-    parts += _pictures_on_walls(g, size, prints, palette)
+    parts += _pictures_on_walls(g, size, pinned, palette)
     obstacles: list[Obstacle] = []
     for _ in range(int(g.integers(10, 26))):
         parts += _furniture(g, size, surface, obstacles)

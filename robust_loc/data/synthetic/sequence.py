@@ -10,6 +10,7 @@ import numpy as np
 
 from robust_loc.config import Config, parameter
 from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig, static_flow
+from robust_loc.data.synthetic.movers import add_movers
 from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, drive_path, handheld_path
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig
 from robust_loc.data.synthetic.rooms import make_room
@@ -66,6 +67,10 @@ def render_sequence(config: SequenceConfig, seed: int, pictures: Sequence[Pictur
     rate = float(streams[2].uniform(*config.rate))
     spare = 3.0 if config.flow else 1.0
     scene, path = make_scene(config, pictures, spare * config.frames / rate, *streams[:2])
+    movers = int(streams[2].integers(config.movers[0], config.movers[1] + 1))
+    if movers:
+        scale = 3.0 if config.kind in ("street", "yard") else 1.0
+        scene = add_movers(scene, path, config.frames / rate, movers, np.random.default_rng([seed, 1]), scale)
     camera = random_camera(streams[2], config)
     caster = Renderer(scene, config.renderer)
     if config.flow:
@@ -135,8 +140,9 @@ def render_path(
     frames: int,
     effects: EffectsConfig,
     generator: np.random.Generator,
+    first_stamp: int = 0,
 ) -> Iterator[Frame]:
-    """Frames of one camera along one path through one scene, ``rate`` per second."""
+    """Frames of one camera along one path through one scene, ``rate`` per second from ``first_stamp`` (ns)."""
     sensor = CameraEffects(effects, generator)
     for index in range(frames):
         seconds = index / rate
@@ -152,4 +158,4 @@ def render_path(
             ends = [np.linalg.inv(path.pose(seconds + s)) @ world_T_cam for s in (-half, half)]
             flow = static_flow(camera, view.depth, ends[1]) - static_flow(camera, view.depth, ends[0])
         image = sensor.apply(view.rgb, flow)
-        yield Frame(image, camera, round(seconds * 1e9), view.depth, world_T_cam)
+        yield Frame(image, camera, first_stamp + round(seconds * 1e9), view.depth, world_T_cam)
