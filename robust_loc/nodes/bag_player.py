@@ -1,0 +1,211 @@
+"""``bag_player``: plays a recording into the graph with ``/clock``, at a rate or in lockstep with its listeners."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from robust_loc.config import Config, parameter
+from robust_loc.data import open_bag
+from robust_loc.errors import BagError, RobustLocError
+from robust_loc.nodes import parameters
+from robust_loc.nodes.camera_input import image_qos
+from robust_loc.nodes.conversions import SECOND, time_message
+from robust_loc.nodes.lockstep import Answers
+from robust_loc.nodes.recorded import Recorded, message_class, recorded_messages
+
+
+@dataclass(frozen=True)
+class BagPlayerConfig(Config):
+    bag: Path = parameter(Path(), "recording: bag folder, .mcap, .db3 or ROS 1 .bag")
+    image_topic: str | None = parameter(None, "camera topic in the recording; empty: the only one")
+    topics: list[str] = parameter([""], "further topics to play under their own names (tf is always played)")
+    from_frame: int = parameter(0, "first image to play", minimum=0)
+    until_frame: int = parameter(0, "image to stop before; 0: play to the end", minimum=0)
+    rate: float = parameter(1.0, "speed, 1: as recorded; 0: as fast as it goes", minimum=0.0, maximum=1000.0)
+    lockstep: bool = parameter(False, "wait after every image until each topic of 'answers' has answered it")
+    answers: list[str] = parameter(["/odometry/estimate"], "lockstep: topics whose header stamp must be the image's")
+    answer_timeout: float = parameter(60.0, "lockstep: seconds until a missing answer ends the replay", minimum=0.1)
+    wait: float = parameter(30.0, "seconds to wait for somebody to listen to the images", minimum=0.0)
+    start_delay: float = parameter(0.0, "seconds between the first listener and the first image", minimum=0.0)
+    clock_rate: float = parameter(100.0, "messages per second on /clock between images", minimum=1.0, maximum=1000.0)
+    loop: bool = parameter(False, "start again at the end")
+
+
+class BagPlayer(Node):
+    """Publishes ``image`` (or ``image/compressed``), ``camera_info`` with the image's stamp, tf and ``/clock``.
+
+    Messages keep the stamps they were recorded with; images and calibrations are sent as they are, good or bad.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("bag_player", **options)
+        parameters.declare(self, BagPlayerConfig)
+        self.config = parameters.read(self, BagPlayerConfig)
+        if self.config.bag == Path():
+            raise BagError("bag_player needs the parameter 'bag' (-p bag:=RECORDING)")
+        self.bag = open_bag(self.config.bag, self.config.image_topic)
+        compressed = self.bag.topics[self.bag.image_topic].msgtype.endswith("CompressedImage")
+        qos = image_qos(self.config.lockstep)
+        topic = self.resolve_topic_name("image")
+        self._image = self.create_publisher(
+            CompressedImage if compressed else Image, topic + ("/compressed" if compressed else ""), qos
+        )
+        self._info = self.create_publisher(CameraInfo, "camera_info", qos)
+        self._clock = self.create_publisher(Clock, "/clock", 10)
+        self._others = self._other_publishers()
+        self._answers = Answers(self, self.config.answers) if self.config.lockstep else None
+
+    def play(self) -> int:
+        """Play to the end; returns the number of images played. Call it beside a spinning executor.
+
+        Raises:
+            BagError: nobody listened in time, or (lockstep) an image was not answered in time.
+        """
+        self._wait_for_listeners()
+        time.sleep(self.config.start_delay)
+        played = 0
+        while True:
+            played += self._play_once()
+            if not self.config.loop or not self.context.ok():
+                return played
+
+    def _play_once(self) -> int:
+        played, index = 0, -1
+        start: tuple[int, float] | None = None  # stamp and wall time of the first image
+        for message in recorded_messages(self.bag, self._others):
+            if not self.context.ok():
+                break
+            if message.kind != "image":
+                if index >= self.config.from_frame - 1 or message.topic == "/tf_static":
+                    self._others[message.topic].publish(message.data)
+                continue
+            index += 1
+            if index < self.config.from_frame:
+                continue
+            if self.config.until_frame and index >= self.config.until_frame:
+                break
+            if start is None:
+                start = (message.stamp, time.monotonic())
+            self._await_turn(message.stamp, start)
+            self._send(message)
+            played += 1
+        return played
+
+    def _send(self, message: Recorded) -> None:
+        """One image with the calibration in force, and in lockstep its answers."""
+        self._tick(message.stamp)
+        if message.info is not None:
+            self._info.publish(message.info)
+        if self._answers is None:
+            self._image.publish(message.data)
+            return
+        with self._answers.to(message.stamp, self.config.answer_timeout):
+            self._image.publish(message.data)
+
+    def _await_turn(self, stamp: int, start: tuple[int, float]) -> None:
+        """Let the clock run until ``stamp`` is due; at once where time goes back."""
+        if self.config.rate == 0:
+            return
+        first, began = start
+        while self.context.ok():
+            now = first + int((time.monotonic() - began) * self.config.rate * SECOND)
+            remaining = (stamp - now) / SECOND / self.config.rate
+            if remaining <= 0:
+                return
+            self._tick(now)
+            time.sleep(min(remaining, 1.0 / self.config.clock_rate))
+
+    def _tick(self, stamp: int) -> None:
+        self._clock.publish(Clock(clock=time_message(max(stamp, 0))))
+
+    def _wait_for_listeners(self) -> None:
+        deadline = time.monotonic() + self.config.wait
+        missing: list[str] = []
+        while self.context.ok():
+            missing = [] if self._image.get_subscription_count() else [self._image.topic_name]
+            missing += self._answers.connect() if self._answers is not None else []
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        raise BagError(f"after {self.config.wait:g} s nobody is at the other end of {', '.join(missing)}")
+
+    def _other_publishers(self) -> dict[str, Any]:
+        """Publishers of tf and of the further topics asked for, whose types are installed here."""
+        publishers = {}
+        asked = {topic for topic in self.config.topics if topic}
+        for name in sorted(asked - set(self.bag.topics)):
+            raise BagError(f"{self.config.bag}: no topic {name}; {self.bag.describe()}")
+        for topic in self.bag.topics.values():
+            if topic.name not in asked and topic.name not in ("/tf", "/tf_static"):
+                continue
+            kind = message_class(topic.msgtype)
+            if kind is None:
+                self.get_logger().warning(f"{topic.name} is not played: {topic.msgtype} is not installed")
+                continue
+            publishers[topic.name] = self.create_publisher(
+                kind, topic.name, latched() if topic.name == "/tf_static" else 100
+            )
+        return publishers
+
+
+def latched() -> QoSProfile:
+    return QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Play and exit: 0 at the end or on an interrupt, 2 with one line on bad input."""
+    rclpy.init(args=args)
+    executor = SingleThreadedExecutor()
+    outcome: list[RobustLocError] = []
+    player = playing = None
+
+    def play() -> None:
+        try:
+            player.get_logger().info(f"played {player.play()} images")
+        except RobustLocError as error:
+            outcome.append(error)
+        except RCLError:  # published while an interrupt was closing the context
+            if rclpy.ok():
+                raise
+        finally:
+            rclpy.try_shutdown()
+
+    try:
+        player = BagPlayer()
+        executor.add_node(player)
+        playing = threading.Thread(target=play)
+        playing.start()
+        executor.spin()
+    except (ExternalShutdownException, KeyboardInterrupt):
+        pass
+    except RobustLocError as error:
+        outcome.append(error)
+    finally:
+        rclpy.try_shutdown()
+        if playing is not None:
+            playing.join()
+        executor.shutdown()
+        if player is not None:
+            player.destroy_node()
+    for error in outcome:
+        print(f"bag_player: {error}", file=sys.stderr)
+    sys.exit(2 if outcome else 0)
+
+
+if __name__ == "__main__":
+    main()
