@@ -103,17 +103,24 @@ fi
 
 # The Python sources are used where they lie (scripts/env.sh), so only the messages are installed.
 say 4 "messages"
+compile() {
+    local source=$1 build=$2
+    mkdir -p build && rm -rf "$build"
+    cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$VENV" -DBUILD_TESTING=OFF \
+        -DMESSAGES_ONLY=ON -DPython3_EXECUTABLE="$VENV/bin/python" > "$build.log" 2>&1 ||
+        { tail -30 "$build.log"; die "cmake failed, see $build.log"; }
+    MAKEFLAGS='' cmake --build "$build" --parallel 2>&1 | tee -a "$build.log" |
+        sed -un -E 's/^(\[ *[0-9]+%\]) Built target (.*)/    \1 \2/p' ||
+        { tail -30 "$build.log"; die "building the messages failed, see $build.log"; }
+    cmake --install "$build" > /dev/null
+}
 key=$(digest CMakeLists.txt package.xml msg/* srv/* action/*)
 if ! done_before messages "$key"; then
     export AMENT_PREFIX_PATH=$VENV${AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH}
     export CMAKE_PREFIX_PATH=$VENV${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
-    build=build/venv
-    mkdir -p build && rm -rf $build
-    cmake -S . -B $build -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$VENV" -DBUILD_TESTING=OFF -DMESSAGES_ONLY=ON \
-        -DPython3_EXECUTABLE="$VENV/bin/python" > $build.log 2>&1 || { tail -30 $build.log; die "cmake failed, see $build.log"; }
-    MAKEFLAGS='' cmake --build $build --parallel 2>&1 | tee -a $build.log | sed -un -E 's/^(\[ *[0-9]+%\]) Built target (.*)/    \1 \2/p' ||
-        { tail -30 $build.log; die "building the messages failed, see $build.log"; }
-    cmake --install $build > /dev/null
+    compile . build/messages
+    # tf2_msgs has no wheel: the one message of it that matters, so that /tf exists here too.
+    python -c 'import tf2_msgs.msg' 2> /dev/null || compile test/ros/tf2_msgs build/tf2_msgs
     mark messages "$key"
 fi
 echo "ready: . scripts/env.sh puts it into a shell"

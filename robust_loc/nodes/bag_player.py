@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rclpy
-from rclpy._rclpy_pybind11 import RCLError
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
@@ -19,12 +15,13 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from robust_loc.config import Config, parameter
 from robust_loc.data import open_bag
-from robust_loc.errors import BagError, RobustLocError
+from robust_loc.errors import BagError
 from robust_loc.nodes import parameters
 from robust_loc.nodes.camera_input import image_qos
 from robust_loc.nodes.conversions import SECOND, time_message
 from robust_loc.nodes.lockstep import Answers
 from robust_loc.nodes.recorded import Recorded, message_class, recorded_messages
+from robust_loc.nodes.run import run_job
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,11 @@ class BagPlayer(Node):
         while True:
             played += self._play_once()
             if not self.config.loop or not self.context.ok():
-                return played
+                break
+        for publisher in (self._image, self._info, self._clock, *self._others.values()):
+            if self.context.ok():
+                publisher.wait_for_all_acked(Duration(seconds=2))  # so that leaving loses nothing
+        return played
 
     def _play_once(self) -> int:
         played, index = 0, -1
@@ -168,43 +169,8 @@ def latched() -> QoSProfile:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Play and exit: 0 at the end or on an interrupt, 2 with one line on bad input."""
-    rclpy.init(args=args)
-    executor = SingleThreadedExecutor()
-    outcome: list[RobustLocError] = []
-    player = playing = None
-
-    def play() -> None:
-        try:
-            player.get_logger().info(f"played {player.play()} images")
-        except RobustLocError as error:
-            outcome.append(error)
-        except RCLError:  # published while an interrupt was closing the context
-            if rclpy.ok():
-                raise
-        finally:
-            rclpy.try_shutdown()
-
-    try:
-        player = BagPlayer()
-        executor.add_node(player)
-        playing = threading.Thread(target=play)
-        playing.start()
-        executor.spin()
-    except (ExternalShutdownException, KeyboardInterrupt):
-        pass
-    except RobustLocError as error:
-        outcome.append(error)
-    finally:
-        rclpy.try_shutdown()
-        if playing is not None:
-            playing.join()
-        executor.shutdown()
-        if player is not None:
-            player.destroy_node()
-    for error in outcome:
-        print(f"bag_player: {error}", file=sys.stderr)
-    sys.exit(2 if outcome else 0)
+    """Play and exit."""
+    run_job(BagPlayer, lambda player: player.get_logger().info(f"played {player.play()} images"), args=args)
 
 
 if __name__ == "__main__":

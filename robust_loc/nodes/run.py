@@ -1,43 +1,90 @@
-"""``main`` of the node programs: spin until interrupted, exit code 0; bad parameters end with one line and code 2."""
+"""``main`` of the node programs: exit code 0 after an interrupt, 2 with one line on bad input."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
 from robust_loc.errors import RobustLocError
 
 
 def run(*make_nodes: Callable[[], Any], args: Sequence[str] | None = None, threads: int = 2) -> None:
-    """Create the nodes, start them and spin; does not return.
+    """Create managed nodes, start them and spin until interrupted; does not return.
 
     Args:
         make_nodes: one per node; called after ``rclpy.init``.
         threads: of the executor. Estimators work on threads of their own.
     """
+
+    def start(nodes: list[Any]) -> None:
+        for node in nodes:
+            node.start()
+
+    _run(make_nodes, start, args, threads)
+
+
+def run_job(make_node: Callable[[], Any], job: Callable[[Any], Any], args: Sequence[str] | None = None) -> None:
+    """Create a node, spin it, and exit when ``job(node)``, on a thread beside, has ended."""
+    outcome: list[RobustLocError] = []
+
+    def work(node: Any) -> None:
+        try:
+            job(node)
+        except RobustLocError as error:
+            outcome.append(error)
+        except RCLError:  # published while an interrupt was closing the context
+            if rclpy.ok():
+                raise
+        finally:
+            rclpy.try_shutdown()
+
+    def start(nodes: list[Any]) -> threading.Thread:
+        thread = threading.Thread(target=work, args=(nodes[0],))
+        thread.start()
+        return thread
+
+    _run((make_node,), start, args, 2, outcome)
+
+
+def _run(
+    make_nodes: Sequence[Callable[[], Any]],
+    start: Callable[[list[Any]], threading.Thread | None],
+    args: Sequence[str] | None,
+    threads: int,
+    outcome: list[RobustLocError] | None = None,
+) -> None:
+    outcome = [] if outcome is None else outcome
     rclpy.init(args=args)
-    nodes: list[Any] = []
-    code = 0
     executor = MultiThreadedExecutor(num_threads=threads)
+    nodes: list[Any] = []
+    working: threading.Thread | None = None
     try:
         for make in make_nodes:
             nodes.append(make())
             executor.add_node(nodes[-1])
-        for node in nodes:
-            node.start()
+        working = start(nodes)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except RobustLocError as error:
-        print(f"robust_loc: {error}", file=sys.stderr)
-        code = 2
+        outcome.append(error)
     finally:
+        if working is not None:
+            rclpy.try_shutdown()
+            working.join()
         for node in nodes:
-            node.close()
+            if hasattr(node, "close"):
+                node.close()
         executor.shutdown(timeout_sec=1.0)
+        for node in nodes:
+            node.destroy_node()
         rclpy.try_shutdown()
-    sys.exit(code)
+    for error in outcome:
+        print(f"robust_loc: {error}", file=sys.stderr)
+    sys.exit(2 if outcome else 0)

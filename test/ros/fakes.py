@@ -87,7 +87,7 @@ class Client(Node):
 
         self.create_subscription(kind, topic, keep, qos)
 
-    def wait(self, condition, timeout=20.0):
+    def wait(self, condition, timeout=60.0):
         """Wait until ``condition()``; returns whether it came true."""
         deadline = time.monotonic() + timeout
         with self.received:
@@ -111,7 +111,7 @@ class Client(Node):
             setattr(message, field, value)
         self.images.publish(message)
 
-    def answer(self, stamp, timeout=20.0, nth=1):
+    def answer(self, stamp, timeout=60.0, nth=1):
         """The nth estimate with this image stamp."""
 
         def found():
