@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Loop:
         return pose
 
 
+@lru_cache(maxsize=1)
 def demo_room() -> Scene:
     """The room of the demo: 7 x 6 x 2.8 m, without plain surfaces, its middle free."""
     loop = Loop(1.0, (1.0, 0.8), 1.4)

@@ -64,23 +64,19 @@ class TextureAtlas:
 
     def __init__(self, pictures: Sequence[NDArray[np.uint8]]) -> None:
         """Pictures are (h, w, 3) uint8 RGB of any size; each is resampled to the nearest power-of-two square."""
-        chunks, base, log_size, total = [], [], [], 0
+        chunks: list[NDArray[np.uint8]] = []
+        base, log_size, total = [], [], 0
         for picture in pictures:
             k = int(np.clip(round(np.log2(max(picture.shape[:2]))), 2, 10))
-            level = picture if picture.shape[:2] == (2**k, 2**k) else _resampled(picture, 2**k)
-            level = level.astype(np.float32)
             base.append(total)
             log_size.append(k)
-            while True:
-                chunks.append(level.reshape(-1, 3))
-                total += level.shape[0] * level.shape[1]
-                if level.shape[0] == 1:
-                    break
-                half = level.shape[0] // 2
-                level = level.reshape(half, 2, half, 2, 3).mean(axis=(1, 3), dtype=np.float32)
+            for level in range(k, -1, -1):
+                picture = _resampled(picture, 2**level)
+                chunks.append(picture.reshape(-1, 3))
+                total += 4**level
         self.texels = np.zeros((max(total, 1), 4), np.uint8)
         if chunks:
-            self.texels[:, :3] = np.round(np.concatenate(chunks))
+            np.concatenate(chunks, out=self.texels[:, :3])
         self.base = np.array(base, np.int64)
         self.log_size = np.array(log_size, np.int64)
 
@@ -89,8 +85,11 @@ class TextureAtlas:
 
 
 def _resampled(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    if picture.shape[:2] == (side, side):
+        return picture
     smaller = side < max(picture.shape[:2])
-    return np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC))
+    method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (side, side), interpolation=method), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
