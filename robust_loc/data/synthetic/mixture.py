@@ -36,7 +36,7 @@ def training_config(
     )
     if g.random() < 0.2:
         config = replace(config, movers=(1, 4))
-    if g.random() < 0.08:
+    if g.random() < 0.05:
         config = replace(config, effects=replace(config.effects, rolling_shutter=1.0))
     if kind in ("street", "yard"):
         return replace(config, kind=kind, rate=(8.0, 15.0) if kind == "street" else (10.0, 30.0))

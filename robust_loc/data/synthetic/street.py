@@ -75,7 +75,9 @@ def make_street(
     built = g.uniform(0.3, 1.0)
     for _ in range(int(1.2 * density * built * len(road) / 6)):
         _building(build, palette, facades, walls, textureless)
-    _skyline(build, palette, facades)
+    _skyline(build, palette, facades, int(g.integers(4, 22)), 25.0, 110.0)
+    if density > 1:  # close the place off
+        _skyline(build, palette, facades, int(g.integers(10, 30)), roam, 30.0)
     length = density * len(road)
     for _ in range(int(g.uniform(0.05, 0.35) * length)):
         _tree(build, palette, leaves, bark)
@@ -170,15 +172,17 @@ def _building(
     build.place(Triangles.concatenate(body), position, yaw, (half[0], half[1] + 1.0, half[2]), 1.5)
 
 
-def _skyline(build: _Builder, palette: Palette, facades: Sequence[int]) -> None:
-    """Tall buildings far away."""
+def _skyline(
+    build: _Builder, palette: Palette, facades: Sequence[int], count: int, nearest: float, farthest: float
+) -> None:
+    """Tall buildings around the road, ``nearest`` to ``farthest`` metres beyond its ends."""
     g = build.g
     middle = build.road.mean(axis=0)
     reach = float(np.linalg.norm(build.road - middle, axis=1).max())
-    for _ in range(int(g.integers(4, 22))):
+    for _ in range(count):
         half = np.array([g.uniform(6, 20), g.uniform(6, 12), g.uniform(4, 20)])
         bearing = g.uniform(-np.pi, np.pi)
-        position = middle + (reach + g.uniform(25.0, 110.0)) * np.array([np.cos(bearing), np.sin(bearing)])
+        position = middle + (reach + g.uniform(nearest, farthest)) * np.array([np.cos(bearing), np.sin(bearing)])
         thing = box(2 * half, palette.material(int(g.choice(facades)), (8.0, 16.0)))
         build.place(thing, position, float(g.uniform(-np.pi, np.pi)), half, 8.0)
 
