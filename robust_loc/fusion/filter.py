@@ -409,3 +409,25 @@ class LocalizationFilter:
             return self._first_scale
         belief = self._main.belief
         return belief.scale, float(np.sqrt(max(belief.covariance[6, 6], 0.0)))
+
+
+_STATUS = {
+    State.INITIALIZING: Status.INITIALIZING,
+    State.LOCALIZED: Status.OK,
+    State.DEGRADED: Status.UNRELIABLE,
+    State.LOST: Status.FAILED,
+}
+
+
+def camera_estimate(localization: Localization, stamp: int, base_T_cam: FloatArray) -> Estimate:
+    """A localization as the estimate of the camera's pose at ``stamp``: what is compared with the camera's true pose.
+
+    Without a pose while there is none, when LOST, and at a stamp that the filter did not move to.
+    """
+    status, reason = _STATUS[localization.state], localization.reason
+    if localization.stamp != stamp:
+        return Estimate(stamp, Status.FAILED, "no pose at the time of this image")
+    if localization.map_T_base is None or localization.covariance is None or localization.state is State.LOST:
+        return Estimate(stamp, status, reason)
+    covariance = change_body(localization.covariance, localization.map_T_base, base_T_cam)
+    return Estimate(stamp, status, reason, localization.map_T_base @ base_T_cam, covariance)

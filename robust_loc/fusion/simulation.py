@@ -56,7 +56,8 @@ class Scenario:
         scale_walk: relative sigma of its random walk per square root of a second; ``scale_ramp``: relative drift
             over the whole run.
         kidnapped: time -> (4, 4) by which the map pose changes unseen by the odometry.
-        dark: intervals in which odometry and fixes fail.
+        dark: intervals in which odometry and fixes fail; the odometry then takes ``restart`` seconds to start again,
+            with another unit of length.
         frozen: intervals in which the camera repeats its image.
         clock: time -> seconds by which the clock is set from then on.
         room: half size of the room that outliers are drawn from, metres.
@@ -72,6 +73,7 @@ class Scenario:
     scale_ramp: float = 0.0
     kidnapped: dict[float, FloatArray] = field(default_factory=dict)
     dark: Sequence[Interval] = ()
+    restart: float = 0.8
     frozen: Sequence[Interval] = ()
     clock: dict[float, float] = field(default_factory=dict)
     room: float = 5.0
@@ -205,6 +207,7 @@ def _odometry(
     truth: Callable[[float], FloatArray],
 ) -> Iterator[Event]:
     log_scale = np.log(scenario.scale)
+    restarting = [(end, end + scenario.restart) for _, end in scenario.dark]
     variances = np.repeat([scenario.translation_sigma, scenario.rotation_sigma], 3) ** 2
     for index, time in enumerate(times):
         stamp = _stamp(scenario, time)
@@ -212,6 +215,9 @@ def _odometry(
             estimate = Estimate(stamp, Status.INITIALIZING, "first frame")
         elif _inside(time, scenario.dark):
             estimate = Estimate(stamp, Status.FAILED, "dark")
+        elif _inside(time, restarting):
+            estimate = Estimate(stamp, Status.INITIALIZING, "starts again", increment=np.eye(4))
+            log_scale = np.log(scenario.scale) + rng.normal() * 0.5
         elif _inside(time, scenario.frozen):
             estimate = Estimate(stamp, Status.NO_MOTION, increment=np.eye(4), increment_covariance=1e-10 * np.eye(6))
         else:
