@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from robust_loc.config import Config, parameter
-from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig, static_flow
+from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig
+from robust_loc.data.synthetic.flow import static_flow
 from robust_loc.data.synthetic.movers import add_movers
 from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, drive_path, handheld_path
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig

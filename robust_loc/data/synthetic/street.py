@@ -8,6 +8,7 @@ import numpy as np
 
 from robust_loc.data.synthetic import textures
 from robust_loc.data.synthetic.free_space import BoxFreeSpace
+from robust_loc.data.synthetic.outdoor_textures import asphalt, facade, foliage, grass, sky
 from robust_loc.data.synthetic.palette import Palette
 from robust_loc.data.synthetic.scene import FloatArray, Lights, Scene, Sky, TextureAtlas, Triangles, Vector
 from robust_loc.data.synthetic.shapes import Material, box, cylinder, ellipsoid, quad, rigid
@@ -60,18 +61,18 @@ def make_street(
     """
     g = generator
     palette = Palette(g, pictures, given_share)
-    facades = [palette.add_picture(textures.facade(g, 512)) for _ in range(4)]
+    facades = [palette.add_picture(facade(g, 512)) for _ in range(4)]
     walls = [palette.add(("bricks", "plaster", "speckle", "wood")) for _ in range(3)]
-    asphalt = palette.add_picture(_asphalt(g))
-    ground = palette.add_picture(textures.grass(g, 512) if g.random() < 0.6 else textures.bricks(g, 512))
-    leaves = [palette.add_picture(textures.foliage(g, 256)) for _ in range(2)]
+    surface = palette.add_picture(asphalt(g, 512))
+    ground = palette.add_picture(grass(g, 512) if g.random() < 0.6 else textures.bricks(g, 512))
+    leaves = [palette.add_picture(foliage(g, 256)) for _ in range(2)]
     bark = palette.add(("wood", "speckle"))
     signs = [palette.add(("poster", "mosaic")) for _ in range(3)]
     palette.surfaces = [palette.add() for _ in range(5)]
-    sky_texture = palette.add_picture(textures.sky(g, 512))
+    sky_texture = palette.add_picture(sky(g, 512))
     width = float(g.uniform(5.0, 9.0))
     build = _Builder(g, road, width)
-    build.parts += _ground(g, road, build.heading, width, palette, asphalt, ground)
+    build.parts += _ground(g, road, build.heading, width, palette, surface, ground)
     built = g.uniform(0.3, 1.0)
     for _ in range(int(1.2 * density * built * len(road) / 6)):
         _building(build, palette, facades, walls, textureless)
@@ -89,18 +90,8 @@ def make_street(
         _clutter(build, palette, leaves, textureless)
     low, high = road.min(axis=0) - roam, road.max(axis=0) + roam
     free = BoxFreeSpace.build((*low, 0.0), (*high, 30.0), build.obstacles, (1.0, 2.0), roam - 2.0)
-    lights, sky = _daylight(g, sky_texture)
-    return Scene(Triangles.concatenate(build.parts), TextureAtlas(palette.pictures), lights, sky, free)
-
-
-def _asphalt(g: np.random.Generator) -> textures.Picture:
-    side = 512
-    tone = g.uniform(0.25, 0.5) * (1 + 0.02 * g.standard_normal(3))
-    patches = 0.06 * np.sign(textures.fractal_noise(g, side, 1.7)) * (g.random() < 0.6)
-    grain = 0.12 * textures.fractal_noise(g, side, 0.3) + 0.06 * textures.fractal_noise(g, side, 1.0) + patches
-    cracks = np.abs(textures.fractal_noise(g, side, 1.5)) < 0.02
-    image = tone * (1 + grain - 0.4 * cracks)[..., None]
-    return np.clip(255 * image, 0, 255).astype(np.uint8)
+    lights, above = _daylight(g, sky_texture)
+    return Scene(Triangles.concatenate(build.parts), TextureAtlas(palette.pictures), lights, above, free)
 
 
 def _ground(

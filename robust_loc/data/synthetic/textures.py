@@ -40,7 +40,7 @@ def random_colour(generator: Generator, saturation: float = 0.6) -> NDArray[np.f
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0], np.float32)
 
 
-def _finish(generator: Generator, image: Field, grain: float | None = None) -> Picture:
+def finish(generator: Generator, image: Field, grain: float | None = None) -> Picture:
     """Add dirt (coarse) and grain (fine) so that no area is perfectly plain; to uint8."""
     side = image.shape[0]
     dirt = fractal_noise(generator, side, generator.uniform(1.0, 1.6))
@@ -51,7 +51,7 @@ def _finish(generator: Generator, image: Field, grain: float | None = None) -> P
     return np.clip(255 * shaded, 0, 255).astype(np.uint8)
 
 
-def _blend(field: Field, *colours: NDArray) -> Field:
+def blend(field: Field, *colours: NDArray) -> Field:
     """Map ``field`` in 0..1 through evenly spaced colours."""
     stops = np.linspace(0, 1, len(colours))
     return np.stack([np.interp(field, stops, [c[k] for c in colours]) for k in range(3)], -1).astype(np.float32)
@@ -61,16 +61,14 @@ def plaster(generator: Generator, side: int) -> Picture:
     """Low-contrast wall paint: hard for odometry, as real walls are."""
     base = 0.5 + 0.5 * random_colour(generator, 0.4)
     noise = fractal_noise(generator, side, 1.4) * 0.03 + fractal_noise(generator, side, 0.5) * 0.02
-    return _finish(generator, np.clip(base * (1 + noise[..., None]), 0, 1).astype(np.float32), 0.015)
+    return finish(generator, np.clip(base * (1 + noise[..., None]), 0, 1).astype(np.float32), 0.015)
 
 
 def marble(generator: Generator, side: int) -> Picture:
     """Veins of a fractal field."""
     field = fractal_noise(generator, side, 1.5)
     veins = np.abs(np.sin(field * generator.uniform(2, 6))) ** generator.uniform(0.3, 1.5)
-    return _finish(
-        generator, _blend(veins, random_colour(generator), random_colour(generator), random_colour(generator))
-    )
+    return finish(generator, blend(veins, random_colour(generator), random_colour(generator), random_colour(generator)))
 
 
 def camouflage(generator: Generator, side: int) -> Picture:
@@ -78,7 +76,7 @@ def camouflage(generator: Generator, side: int) -> Picture:
     field = fractal_noise(generator, side, generator.uniform(1.1, 1.7))
     levels = np.digitize(field, np.sort(generator.uniform(-1.4, 1.4, generator.integers(2, 7))))
     colours = np.stack([random_colour(generator) for _ in range(8)])
-    return _finish(generator, colours[levels])
+    return finish(generator, colours[levels])
 
 
 def dead_leaves(generator: Generator, side: int) -> Picture:
@@ -105,7 +103,7 @@ def dead_leaves(generator: Generator, side: int) -> Picture:
                     cv2.circle(image, (int(x + sx), int(y + sy)), max(int(size), 1), colour, -1, cv2.LINE_AA)
                 else:
                     cv2.fillConvexPoly(image, (corners + [x + sx, y + sy]).astype(np.int32), colour, cv2.LINE_AA)
-    return _finish(generator, image)
+    return finish(generator, image)
 
 
 def bricks(generator: Generator, side: int) -> Picture:
@@ -127,7 +125,7 @@ def bricks(generator: Generator, side: int) -> Picture:
     stone = fractal_noise(generator, side, generator.uniform(0.7, 1.3))
     image *= 1 + generator.uniform(0.03, 0.2) * stone[..., None]
     grout = np.clip((joint - edge) / 1.5 + 0.5, 0, 1)[..., None]
-    return _finish(generator, image * (1 - grout) + grout * (random_colour(generator, 0.2) * 0.8))
+    return finish(generator, image * (1 - grout) + grout * (random_colour(generator, 0.2) * 0.8))
 
 
 def wood(generator: Generator, side: int) -> Picture:
@@ -142,9 +140,9 @@ def wood(generator: Generator, side: int) -> Picture:
     rings = 0.5 + 0.5 * np.sin(40 * y + 3 * stretched + 20 * tone)
     light = np.array([0.8, 0.6, 0.38]) * generator.uniform(0.6, 1.2)
     dark = light * generator.uniform(0.35, 0.75) * [1.0, 0.9, 0.8]
-    image = _blend(np.clip(0.5 * rings + 0.3 * tone + 0.12 * stretched, 0, 1).astype(np.float32), dark, light)
+    image = blend(np.clip(0.5 * rings + 0.3 * tone + 0.12 * stretched, 0, 1).astype(np.float32), dark, light)
     image[(y * boards) % 1 < 0.012 * boards] *= 0.45
-    return _finish(generator, image)
+    return finish(generator, image)
 
 
 def speckle(generator: Generator, side: int) -> Picture:
@@ -155,21 +153,7 @@ def speckle(generator: Generator, side: int) -> Picture:
     for colour in layers[1:]:
         mask = np.clip((fractal_noise(generator, side, slope) - generator.uniform(0.2, 1.3)) * 4, 0, 1)[..., None]
         image = image * (1 - mask) + mask * colour
-    return _finish(generator, image)
-
-
-def grass(generator: Generator, side: int) -> Picture:
-    """Short strokes in shades of a plant or soil colour."""
-    hue, spread = generator.choice([95, 60, 35]), generator.uniform(0.1, 0.3)
-    base = cv2.cvtColor(np.array([[[hue, 0.5, 0.45]]], np.float32), cv2.COLOR_HSV2RGB)[0, 0]
-    image = np.empty((side, side, 3), np.float32)
-    image[:] = base * 0.6
-    starts = generator.uniform(0, side, (side * 5, 2))
-    ends = starts + generator.normal(0, side / 45, (side * 5, 2))
-    shades = base * (1 + spread * generator.standard_normal((side * 5, 1))) + generator.normal(0, 0.03, (side * 5, 3))
-    for a, b, c in zip(starts, ends, shades):
-        cv2.line(image, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), tuple(map(float, c)), 1)
-    return _finish(generator, np.clip(image, 0, 1))
+    return finish(generator, image)
 
 
 def weave(generator: Generator, side: int) -> Picture:
@@ -182,7 +166,7 @@ def weave(generator: Generator, side: int) -> Picture:
     (i, across), (j, along) = bands(), bands()
     mix = generator.uniform(0.2, 0.8)
     image = mix * across[i][None] + (1 - mix) * along[j][:, None]
-    return _finish(generator, image.astype(np.float32))
+    return finish(generator, image.astype(np.float32))
 
 
 def mosaic(generator: Generator, side: int) -> Picture:
@@ -194,7 +178,7 @@ def mosaic(generator: Generator, side: int) -> Picture:
         return np.kron(palette[generator.integers(0, 6, (cells, cells))], np.ones((side // cells, side // cells, 1)))
 
     mask = np.kron(generator.random((coarse, coarse)) < 0.4, np.ones((side // coarse, side // coarse)))[..., None]
-    return _finish(generator, np.where(mask > 0, layer(fine), layer(coarse)).astype(np.float32))
+    return finish(generator, np.where(mask > 0, layer(fine), layer(coarse)).astype(np.float32))
 
 
 def cells(generator: Generator, side: int) -> Picture:
@@ -215,7 +199,7 @@ def cells(generator: Generator, side: int) -> Picture:
     base, other = random_colour(generator), random_colour(generator)
     tone = generator.random(count)[index][..., None]
     shade = 1.1 - 0.5 * generator.random() * distance / max(float(distance.max()), 1e-6)
-    return _finish(generator, ((base * tone + other * (1 - tone)) * shade[..., None]).astype(np.float32))
+    return finish(generator, ((base * tone + other * (1 - tone)) * shade[..., None]).astype(np.float32))
 
 
 def poster(generator: Generator, side: int) -> Picture:
@@ -250,7 +234,7 @@ def poster(generator: Generator, side: int) -> Picture:
     border = int(generator.uniform(0, 0.05) * side)
     if border:
         cv2.rectangle(image, (0, 0), (side, side), tuple(map(float, random_colour(generator))), 2 * border)
-    return _finish(generator, image, 0.01)
+    return finish(generator, image, 0.01)
 
 
 def books(generator: Generator, side: int) -> Picture:
@@ -277,58 +261,7 @@ def books(generator: Generator, side: int) -> Picture:
                     cv2.line(image, (left + 2, y), (max(right - 2, left + 2), y), ink, 1)
             x += width
         cv2.rectangle(image, (0, floor), (side, int((shelf + 1) * pitch)), tuple(map(float, wood_colour)), -1)
-    return _finish(generator, image, 0.01)
-
-
-def facade(generator: Generator, side: int) -> Picture:
-    """Rows of windows in a wall."""
-    image = (plaster if generator.random() < 0.5 else bricks)(generator, side).astype(np.float32) / 255.0
-    rows, columns = int(generator.integers(2, 5)), int(generator.integers(2, 6))
-    cell_w, cell_h = side / columns, side / rows
-    w, h = generator.uniform(0.35, 0.7) * cell_w, generator.uniform(0.45, 0.75) * cell_h
-    frame, panes = tuple(map(float, random_colour(generator, 0.3))), int(generator.integers(1, 4))
-    for r in range(rows):
-        for c in range(columns):
-            x, y = int((c + 0.5) * cell_w - w / 2), int((r + 0.5) * cell_h - h / 2)
-            glass = np.array([0.25, 0.3, 0.36]) * generator.uniform(0.3, 1.8)
-            cv2.rectangle(image, (x, y), (int(x + w), int(y + h)), tuple(map(float, glass)), -1)
-            if generator.random() < 0.6:  # curtain, blind or reflection
-                depth = int(y + h * generator.uniform(0.1, 0.9))
-                cv2.rectangle(image, (x, y), (int(x + w), depth), tuple(map(float, random_colour(generator, 0.3))), -1)
-            thick = max(int(0.04 * w), 1)
-            for pane in range(panes + 1):
-                px = int(x + w * pane / panes)
-                cv2.line(image, (px, y), (px, int(y + h)), frame, thick)
-            for py in (y, int(y + h * 0.35), int(y + h)):
-                cv2.line(image, (x, py), (int(x + w), py), frame, thick)
-            cv2.rectangle(image, (x - 3, int(y + h)), (int(x + w) + 3, int(y + h) + 4), (0.75, 0.75, 0.72), -1)
-    return _finish(generator, image)
-
-
-def foliage(generator: Generator, side: int) -> Picture:
-    """Leaves in greens and browns."""
-    base = random_colour(generator, 0.5) * [0.6, 1.0, 0.45] + [0.02, 0.08, 0.02]
-    image = np.empty((side, side, 3), np.float32)
-    image[:] = base * 0.3
-    for size in np.linspace(side / 16, side / 64, 700):
-        x, y = generator.uniform(0, side, 2).astype(int)
-        colour = tuple(map(float, np.clip(base * generator.uniform(0.3, 1.5), 0, 1)))
-        axes = (max(int(size), 1), max(int(size * 0.45), 1))
-        cv2.ellipse(image, (int(x), int(y)), axes, generator.uniform(0, 180), 0, 360, colour, -1)
-    return _finish(generator, image)
-
-
-def sky(generator: Generator, side: int) -> Picture:
-    """Equirectangular: zenith at the top, clouds that thin out upwards, horizon in the middle row."""
-    v = np.linspace(0, 1, side, dtype=np.float32)[:, None]
-    zenith = np.array([0.25, 0.45, 0.85]) * generator.uniform(0.5, 1.1)
-    horizon = np.array([0.8, 0.85, 0.92]) * generator.uniform(0.75, 1.05)
-    image = _blend(np.broadcast_to(np.clip(v * 2, 0, 1), (side, side)), zenith, horizon)
-    cover = fractal_noise(generator, side, 1.6) + generator.uniform(-1.0, 1.0)
-    body = 0.9 + 0.08 * np.clip(fractal_noise(generator, side, 1.4), -2, 2)
-    cloud = body[..., None] * np.array([0.98, 0.97, 0.95]) * generator.uniform(0.75, 1.05)
-    alpha = np.clip(cover * 0.8, 0, 1)[..., None]
-    return np.clip(255 * (image * (1 - alpha) + cloud * alpha), 0, 255).astype(np.uint8)
+    return finish(generator, image, 0.01)
 
 
 SURFACES: dict[str, Callable[[Generator, int], Picture]] = {

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robust_loc.data.synthetic import textures
+from robust_loc.data.synthetic.outdoor_textures import sky
 from robust_loc.data.synthetic.scene import FloatArray, Lights, Scene, Sky, TextureAtlas, Triangles
 from robust_loc.errors import DatasetError
 
@@ -134,7 +135,7 @@ def make_world(
             given = len(pictures) > 0 and g.random() < 0.5
             picture = pictures[int(g.integers(len(pictures)))] if given else textures.random_surface(g, 256)
         atlas.append(picture)
-    atlas.append(textures.sky(g, 256))
+    atlas.append(sky(g, 256))
     chosen = g.permutation(len(world.lamp_position))[: int(g.integers(2, 7))]
     lights = Lights(
         ambient=g.uniform(0.4, 0.7) * (1 + g.uniform(-0.05, 0.05, 3)),
@@ -143,5 +144,5 @@ def make_world(
         colour=world.lamp_colour[chosen] / max(float(world.lamp_colour.max()), 1e-6) * g.uniform(0.3, 0.8),
         reach=g.uniform(2.0, 5.0, len(chosen)),
     )
-    sky = Sky(len(atlas) - 1, np.full(3, g.uniform(0.6, 1.2)))
-    return Scene(world.triangles, TextureAtlas(atlas), lights, sky, world.free_space)
+    above = Sky(len(atlas) - 1, np.full(3, g.uniform(0.6, 1.2)))
+    return Scene(world.triangles, TextureAtlas(atlas), lights, above, world.free_space)

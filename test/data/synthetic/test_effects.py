@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig, motion_blur, static_flow
+from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig, motion_blur
+from robust_loc.data.synthetic.flow import static_flow
 from robust_loc.types import Camera
 
 OFF = EffectsConfig.none()
