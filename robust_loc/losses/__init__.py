@@ -1,5 +1,9 @@
-"""Losses: the Gaussian likelihood family and its Boltzmann-weighted (robust) forms. Needs torch alone."""
+"""Losses: the Gaussian likelihood family and its Boltzmann-weighted (robust) forms, and the odometry's flow loss.
 
+Needs torch alone; the odometry's pose loss, which needs the geometry, is in ``robust_loc.losses.relative_pose``.
+"""
+
+from robust_loc.losses.balance import GradientNormBalance, gradient_norm
 from robust_loc.losses.baselines import beta_nll, faithful_nll, squared_error
 from robust_loc.losses.boltzmann import (
     boltzmann_mean,
@@ -10,6 +14,7 @@ from robust_loc.losses.boltzmann import (
     robust_nll,
 )
 from robust_loc.losses.consistent import RobustNLL
+from robust_loc.losses.flow import flow_error, flow_loss
 from robust_loc.losses.gaussian import (
     GaussianTerms,
     gaussian_nll,
@@ -18,6 +23,7 @@ from robust_loc.losses.gaussian import (
     information_terms,
     with_variance_floor,
 )
+from robust_loc.losses.least_squares import weighted_least_squares_gradients
 from robust_loc.losses.temperature import (
     AnnealedTemperature,
     FixedTemperature,
@@ -31,6 +37,7 @@ __all__ = [
     "AnnealedTemperature",
     "FixedTemperature",
     "GaussianTerms",
+    "GradientNormBalance",
     "QuantileTemperature",
     "RobustNLL",
     "TemperatureSchedule",
@@ -40,8 +47,11 @@ __all__ = [
     "chi_square_quantile",
     "effective_sample_size",
     "faithful_nll",
+    "flow_error",
+    "flow_loss",
     "gaussian_nll",
     "gaussian_terms",
+    "gradient_norm",
     "information_nll",
     "information_terms",
     "robust_beta_nll",
@@ -49,5 +59,6 @@ __all__ = [
     "robust_nll",
     "squared_error",
     "temperature_of_efficiency",
+    "weighted_least_squares_gradients",
     "with_variance_floor",
 ]

@@ -1,0 +1,1 @@
+"""Training of the networks: clips, losses, loops and checkpoints."""
