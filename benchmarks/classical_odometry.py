@@ -35,14 +35,15 @@ class ClassicalConfig(Config):
     """Settings of the baseline; pixels are of the full image."""
 
     features: int = parameter(1200, "tracks kept alive", minimum=50)
-    distance: int = parameter(10, "least distance between new features, pixels", minimum=1)
-    quality: float = parameter(0.003, "corner quality relative to the best corner", minimum=0.0, maximum=1.0)
+    contrast: float = parameter(3.0, "clip limit of the adaptive histogram equalisation, 0 for none", minimum=0.0)
+    distance: int = parameter(8, "least distance between new features, pixels", minimum=1)
+    quality: float = parameter(0.001, "corner quality relative to the best corner", minimum=0.0, maximum=1.0)
     start_parallax: float = parameter(20.0, "median track length before the map is started, pixels", minimum=1.0)
     keyframe_parallax: float = parameter(20.0, "median track length that makes a keyframe, pixels", minimum=1.0)
     keyframe_share: float = parameter(0.7, "share of surviving map points below which a keyframe is made")
-    minimum_angle: float = parameter(1.0, "least angle between rays that are triangulated, degrees", minimum=0.0)
+    minimum_angle: float = parameter(0.5, "least angle between rays that are triangulated, degrees", minimum=0.0)
     inlier: float = parameter(2.0, "largest reprojection error of an inlier, pixels", minimum=0.1)
-    window: int = parameter(8, "keyframes in the bundle adjustment", minimum=3)
+    window: int = parameter(10, "keyframes in the bundle adjustment", minimum=3)
     iterations: int = parameter(6, "iterations of the bundle adjustment", minimum=1)
 
 
@@ -83,6 +84,8 @@ class ClassicalOdometry:
     def update(self, frame: Frame) -> None:
         """Track one frame: follow the tracks, solve the pose, and make a keyframe when the view has changed."""
         image = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+        if self.config.contrast > 0:
+            image = cv2.createCLAHE(self.config.contrast, (8, 8)).apply(image)
         if self._image is not None:
             self._follow(self._image, image)
         self._image = image

@@ -17,7 +17,7 @@ from robust_loc.data.messages import calibration_of, depth_of, pose_of, rgb_of, 
 from robust_loc.data.storage import MessageSource, RawMessage, Topic, deserialize, open_source
 from robust_loc.data.trajectory import Trajectory
 from robust_loc.data.transforms import TransformTree
-from robust_loc.errors import BagError, BagTopicError, ImageEncodingError, TrajectoryError
+from robust_loc.errors import BagError, BagTopicError, CameraError, ImageEncodingError, TrajectoryError
 from robust_loc.geometry.cameras import CameraCalibration, Undistorter
 from robust_loc.types import Camera, FloatArray, Frame
 
@@ -113,11 +113,13 @@ class Bag:
     def frames(self, from_frame: int = 0, until_frame: int | None = None) -> Iterator[Frame]:
         """Frames ``from_frame <= index < until_frame``, counted over the image messages in recording order.
 
-        An image that cannot be decoded or has another size than its calibration is left out and named in ``losses``.
+        Stamps are given as recorded, also duplicate or decreasing ones. A changed camera_info counts from there on. An
+        image that cannot be decoded or has another size than its calibration is left out, and a camera_info that is
+        unusable is passed over; both are named in ``losses``.
 
         Raises:
             BagTopicError: no camera, or no calibration.
-            CameraError: unusable camera_info.
+            CameraError: the first camera_info is unusable.
             ImageEncodingError: already the first raw image is of an unsupported encoding or of a wrong size.
         """
         if from_frame < 0 or (until_frame is not None and until_frame < from_frame):
@@ -131,9 +133,7 @@ class Bag:
         index, count = -1, 0
         for raw, source in self._messages(wanted):
             if raw.topic != self.image_topic:
-                calibration = calibration_of(deserialize(raw, source))
-                if calibration != undistorter.calibration:
-                    undistorter = Undistorter(calibration)
+                undistorter = self._renewed(undistorter, raw, source)
                 continue
             index += 1
             if index < from_frame:
@@ -268,6 +268,15 @@ class Bag:
         for raw, source in self._messages({topic}):
             return deserialize(raw, source)
         raise BagTopicError(f"{self.path}: {topic} holds no readable message; {self.describe()}")
+
+    def _renewed(self, undistorter: Undistorter, raw: RawMessage, source: MessageSource) -> Undistorter:
+        """The undistorter of a new camera_info; the one in use where nothing changed or the new one is unusable."""
+        try:
+            calibration = calibration_of(deserialize(raw, source))
+        except (BagError, CameraError) as error:
+            self._lose(f"a message of {raw.topic}: {error}; the calibration before it stays in use")
+            return undistorter
+        return undistorter if calibration == undistorter.calibration else Undistorter(calibration)
 
     def _depth(self, found: tuple[RawMessage, MessageSource] | None, undistorter: Undistorter) -> Any:
         if found is None:

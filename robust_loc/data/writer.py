@@ -80,15 +80,19 @@ class BagWriter:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def write_image(self, stamp: int, encoded: bytes, kind: str) -> None:
-        """One camera image as encoded bytes, unchanged (``kind`` is "jpeg" or "png"), and its camera_info before it."""
+    def write_image(self, stamp: int, encoded: bytes, kind: str, received: int | None = None) -> None:
+        """One camera image as encoded bytes, unchanged (``kind`` is "jpeg" or "png"), and its camera_info before it.
+
+        ``received`` is the recorder's clock (ns), by which a recording is ordered; the image's stamp where None.
+        """
+        received = stamp if received is None else received
         info = self._camera_info
         info.header = self._header(stamp, CAMERA_FRAME)
-        self._write(CAMERA_INFO_TOPIC, info, stamp)
+        self._write(CAMERA_INFO_TOPIC, info, received)
         message = self._types["sensor_msgs/msg/CompressedImage"](
             header=info.header, format=kind, data=np.frombuffer(encoded, np.uint8)
         )
-        self._write(IMAGE_TOPIC + "/compressed", message, stamp)
+        self._write(IMAGE_TOPIC + "/compressed", message, received)
 
     def write_depth(self, stamp: int, encoded: bytes) -> None:
         """One depth image as the bytes of a 16-bit PNG in millimetres (REP 118)."""

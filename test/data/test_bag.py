@@ -114,6 +114,27 @@ def test_damaged_images_and_changed_sizes_are_left_out_and_said(tmp_path, frames
     assert [record.message for record in caplog.records] == list(bag.losses)
 
 
+def test_a_changed_calibration_counts_from_there_on_and_an_unusable_one_is_passed_over(tmp_path, frames):
+    path = tmp_path / "bag.mcap"
+    with BagWriter(path, CameraCalibration(64, 48, 60.0, 61.0, 31.0, 24.0)) as writer:
+        for index, frame in enumerate(frames[:6]):
+            focal = {2: 70.0, 4: np.nan}.get(index)
+            if focal is not None:
+                writer._camera_info.k = np.array([focal, 0, 31, 0, focal, 24, 0, 0, 1])
+            writer.write_frame(frame)
+    bag = open_bag(path)
+    assert [frame.camera.fx for frame in bag] == [60, 60, 70, 70, 70, 70]
+    assert len(bag.losses) == 1 and "stays in use" in bag.losses[0]
+
+
+def test_duplicate_and_decreasing_stamps_are_given_as_recorded(tmp_path, frames):
+    stamps = [frames[index].stamp for index in (0, 2, 2, 1, 3)]
+    with BagWriter(tmp_path / "bag.mcap", CameraCalibration(64, 48, 60.0, 61.0, 31.0, 24.0)) as writer:
+        for received, stamp in enumerate(stamps, start=1):
+            writer.write_image(stamp, rgb_png(frames[0].image), "png", received * SECOND)
+    assert [frame.stamp for frame in open_bag(tmp_path / "bag.mcap")] == stamps
+
+
 def test_a_distorted_camera_is_undistorted_on_entry(tmp_path, frames):
     calibration = CameraCalibration(64, 48, 60.0, 61.0, 31.0, 24.0, "plumb_bob", (0.1, -0.05, 0.001, 0.0, 0.0))
     with BagWriter(tmp_path / "bag.mcap", calibration) as writer:
