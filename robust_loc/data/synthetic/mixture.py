@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robust_loc.data.synthetic.paths import HandheldConfig
 from robust_loc.data.synthetic.sequence import SequenceConfig
 
 
@@ -36,6 +37,9 @@ def training_config(
     )
     if g.random() < 0.2:
         config = replace(config, movers=(1, 4))
+    if g.random() < 0.3:  # a drone, or a hasty hand
+        path = HandheldConfig(speed=(0.5, 2.0), turn_rate=2.0, tilt=0.35, shake_angle=0.012)
+        config = replace(config, path=path)
     if g.random() < 0.05:
         config = replace(config, effects=replace(config.effects, rolling_shutter=1.0))
     if kind in ("street", "yard"):

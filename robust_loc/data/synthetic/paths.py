@@ -23,6 +23,7 @@ class PathError(RobustLocError):
 class HandheldConfig(Config):
     speed: tuple = parameter((0.25, 1.3), "range of the mean walking speed, m/s")
     turn_rate: float = parameter(1.0, "largest yaw rate, rad/s", minimum=0.0)
+    tilt: float = parameter(0.12, "spread of the pitch, radians; that of the roll is a third", minimum=0.0, maximum=0.6)
     clearance: float = parameter(0.3, "least distance to any surface, metres", minimum=0.0)
     shake_angle: float = parameter(0.006, "amplitude of the hand's tremble, radians", minimum=0.0)
     shake_position: float = parameter(0.003, "amplitude of the hand's tremble, metres", minimum=0.0)
@@ -122,14 +123,17 @@ class CameraPath:
 
 
 def random_pauses(g: np.random.Generator, config: HandheldConfig, duration: float) -> tuple[Pause, ...]:
-    """At most one turn on the spot and one stop, apart from each other."""
-    pauses = []
-    if g.random() < config.rotation_only:
-        begin = g.uniform(0.1, 0.3) * duration
-        pauses.append(Pause(begin, begin + g.uniform(0.1, 0.25) * duration, True, min(0.35, 0.05 * duration)))
-    if g.random() < config.stand_still:
-        begin = g.uniform(0.6, 0.75) * duration
-        pauses.append(Pause(begin, begin + g.uniform(0.05, 0.2) * duration, False, min(0.35, 0.05 * duration)))
+    """At most one turn on the spot and one stop, in the first half, apart from each other."""
+    pauses: list[Pause] = []
+    kinds = [(config.rotation_only, True), (config.stand_still, False)]
+    ramp = min(0.35, 0.04 * duration)
+    earliest = ramp
+    for index in g.permutation(2):
+        probability, rotates = kinds[int(index)]
+        if g.random() < probability:
+            begin = earliest + g.uniform(0.0, 0.2) * duration
+            pauses.append(Pause(begin, begin + g.uniform(0.08, 0.16) * duration, rotates, ramp))
+            earliest = pauses[-1].end + 2 * ramp
     return tuple(pauses)
 
 
@@ -212,10 +216,11 @@ def _gaze(g: np.random.Generator, points: FloatArray, step: float, config: Handh
     for target_yaw in wanted[1:]:
         difference = (target_yaw - yaw[-1] + np.pi) % (2 * np.pi) - np.pi
         yaw.append(yaw[-1] + float(np.clip(0.7 * difference, -limit, limit)))
-    pitch, level = [g.normal(-0.06, 0.15)], g.normal(-0.06, 0.12)
+    level = g.normal(-0.06, config.tilt)
+    pitch = [level + g.normal(0.0, 0.5 * config.tilt)]
     for _ in range(count - 1):
-        pitch.append(float(np.clip(0.8 * pitch[-1] + 0.2 * level + g.normal(0, 0.06), -0.7, 0.6)))
-    roll = g.normal(0.0, 0.04) + g.normal(0.0, 0.025, count)
+        pitch.append(float(np.clip(0.8 * pitch[-1] + 0.2 * level + g.normal(0, 0.5 * config.tilt), -0.9, 0.8)))
+    roll = g.normal(0.0, config.tilt / 3) + g.normal(0.0, config.tilt / 5, count)
     return Spline(np.stack([np.array(yaw), np.array(pitch), roll], -1), step)
 
 
