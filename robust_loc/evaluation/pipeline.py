@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from robust_loc.data.files import write_atomically
-from robust_loc.data.results import ResultsWriter
-from robust_loc.data.trajectory import format_stamp
+from robust_loc.data.results import ResultsWriter, trajectory_of
+from robust_loc.data.trajectory import format_stamp, write_tum
+from robust_loc.evaluation.covariance_calibration import INCREMENTS
 from robust_loc.evaluation.replay import Estimator, replay
 from robust_loc.fusion import Localization, LocalizationFilter, camera_estimate
 from robust_loc.types import Estimate, Frame
@@ -91,12 +92,14 @@ def record(
     seed: int,
     recording: str | Path | None = None,
 ) -> dict[str, int]:
-    """Write a results folder: one trajectory and table per source, the state timeline, ``run.json``.
+    """Write a results folder: one trajectory and table per source, the odometry's increments, the state timeline,
+    ``run.json``.
 
     Returns:
         State -> number of frames.
     """
     counts: dict[str, int] = {}
+    moved: list[Estimate] = []
     table = io.StringIO()
     timeline = csv.writer(table, lineterminator="\n")
     timeline.writerow(TIMELINE_COLUMNS)
@@ -106,9 +109,16 @@ def record(
             counts[state] = counts.get(state, 0) + 1
             for name, estimate in answer.by_source.items():
                 writer.add(name, estimate)
+                if estimate.increment is not None and estimate.increment_covariance is not None:
+                    as_pose = replace(
+                        estimate, world_T_cam=estimate.increment, covariance=estimate.increment_covariance
+                    )
+                    moved.append(as_pose)
             writer.add("fusion", answer.fusion, state)
             timeline.writerow(_timeline_row(answer))
     write_atomically(folder / TIMELINE, table.getvalue())
+    if moved:
+        write_tum(folder / INCREMENTS, trajectory_of(moved))
     return counts
 
 

@@ -103,6 +103,11 @@ class FusionConfig(Config):
         2.0, "a source is inconsistent when its NIS exceed those of chi-square by this factor", minimum=1.0
     )
 
+    # Covariances
+    calibration_file: str = parameter(
+        "", "covariance factors by source, as robust-loc calibrate-covariance writes them; empty: none"
+    )
+
     # Start
     saved_pose_position_sigma: float = parameter(
         0.5, "sigma per axis added to a pose saved by an earlier run", minimum=1e-3

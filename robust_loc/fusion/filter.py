@@ -70,7 +70,12 @@ class LocalizationFilter:
     Args:
         config: see :class:`FusionConfig`.
         base_T_cam: (4, 4) extrinsics: the camera's optical frame in ``base_link``.
-        calibration: covariance factors by source name (``odometry`` for increments); ones by default.
+        calibration: covariance factors by source name (``odometry`` for increments); default: those of
+            ``config.calibration_file``, else ones.
+
+    Raises:
+        ConfigurationError: if ``config.calibration_file`` cannot be read.
+        ValueError: if ``base_T_cam`` is not rigid.
 
     Attributes:
         innovation: the newest fix against the filter as it was before that fix.
@@ -87,7 +92,8 @@ class LocalizationFilter:
         self.base_T_cam = np.eye(4) if base_T_cam is None else np.asarray(base_T_cam, float)
         if not is_pose(self.base_T_cam):
             raise ValueError("base_T_cam is not a rigid 4x4 transform")
-        self.calibration = calibration or CovarianceCalibration()
+        stored = CovarianceCalibration.load(c.calibration_file) if c.calibration_file else CovarianceCalibration()
+        self.calibration = calibration or stored
         self._gate = Gate(c.soft_gate_probability, c.gate_probability)
         sigma = 0.0 if c.metric_odometry else c.initial_scale_sigma
         self._model = MotionModel(

@@ -47,6 +47,12 @@ class CovarianceFactors:
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise ConfigurationError(f"covariance factor {name!r} is {value!r}; expected a positive number")
 
+    def times(self, other: CovarianceFactors) -> CovarianceFactors:
+        """Both factors one after the other."""
+        return CovarianceFactors(
+            self.translation * other.translation, self.rotation * other.rotation, max(self.samples, other.samples)
+        )
+
     def apply(self, covariance: FloatArray) -> FloatArray:
         """``S Sigma S`` for covariances (..., 6, 6) in ROS order (position, then rotation)."""
         s = np.repeat([self.translation, self.rotation], 3)
@@ -139,9 +145,16 @@ class CovarianceCalibration:
     @classmethod
     def load_beside(cls, path: str | Path) -> CovarianceCalibration:
         """The calibration stored with the map folder or weights file ``path``; all ones when there is none."""
-        path = Path(path)
-        file = path / FILE_NAME if path.is_dir() else path.with_name(f"{path.stem}.{FILE_NAME}")
+        file = _beside(Path(path))
         return cls.load(file) if file.exists() else cls()
+
+    def save_beside(self, path: str | Path) -> Path:
+        """Write where :meth:`load_beside` looks; returns the file."""
+        return self.save(_beside(Path(path)))
+
+
+def _beside(path: Path) -> Path:
+    return path / FILE_NAME if path.is_dir() else path.with_name(f"{path.stem}.{FILE_NAME}")
 
 
 def _file(path: str | Path) -> Path:
