@@ -103,6 +103,10 @@ class TransformListener:
             node.create_subscription(tf2_msgs.TFMessage, "/tf_static", self._remember, latched)
             node.create_subscription(tf2_msgs.TFMessage, "/tf", self._remember, 100)
 
+    @property
+    def available(self) -> bool:
+        return tf2_ros is not None or tf2_msgs is not None
+
     def lookup(self, target: str, source: str) -> FloatArray | None:
         """``target_T_source`` (4, 4), or None where nothing joins the two frames yet."""
         if self._buffer is not None:

@@ -65,19 +65,12 @@ class FakeOdometry:
         return points, np.array([[255, 0, 0], [0, 255, 0]], np.uint8)
 
 
-class Client(Node):
-    """Sends images and keeps what comes back."""
+class Listener:
+    """What a test node needs to keep messages and wait for them."""
 
-    def __init__(self, source="odometry", latched=True):
-        super().__init__("client")
-        self.estimates, self.diagnostics, self.received = [], [], threading.Condition()
-        self.images = self.create_publisher(Image, "image", 100)
-        self.infos = self.create_publisher(CameraInfo, "camera_info", 100)
-        qos = QoSProfile(depth=100)
-        if latched:
-            qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
-        self.listen(EstimateMessage, f"/{source}/estimate", self.estimates, qos)
-        self.listen(DiagnosticArray, "/diagnostics", self.diagnostics, 100)
+    def begin(self):
+        self.diagnostics, self.received = [], threading.Condition()
+        self.listen(DiagnosticArray, "/diagnostics", self.diagnostics)
 
     def listen(self, kind, topic, store, qos=100):
         def keep(message):
@@ -94,6 +87,28 @@ class Client(Node):
             while not (result := condition()) and time.monotonic() < deadline:
                 self.received.wait(0.05)
             return bool(result)
+
+    def messages(self, level):
+        return [s.message for d in self.diagnostics for s in d.status if s.level == level]
+
+    def complains(self, text, level=b"\x02"):
+        """Whether /diagnostics says ``text`` at ``level`` (ERROR) now or soon."""
+        return self.wait(lambda: any(text in message for message in self.messages(level)))
+
+
+class Client(Listener, Node):
+    """Sends images and keeps what comes back."""
+
+    def __init__(self, source="odometry", latched=True):
+        super().__init__("client")
+        self.begin()
+        self.estimates = []
+        self.images = self.create_publisher(Image, "image", 100)
+        self.infos = self.create_publisher(CameraInfo, "camera_info", 100)
+        qos = QoSProfile(depth=100)
+        if latched:
+            qos.durability = DurabilityPolicy.TRANSIENT_LOCAL
+        self.listen(EstimateMessage, f"/{source}/estimate", self.estimates, qos)
 
     def wait_for_node(self):
         ready = lambda: self.images.get_subscription_count() and self.infos.get_subscription_count()  # noqa: E731
@@ -119,10 +134,3 @@ class Client(Node):
 
         assert self.wait(lambda: len(found()) >= nth, timeout), f"no answer to {stamp}"
         return found()[nth - 1]
-
-    def messages(self, level):
-        return [s.message for d in self.diagnostics for s in d.status if s.level == level]
-
-    def complains(self, text, level=b"\x02"):
-        """Whether /diagnostics says ``text`` at ``level`` (ERROR) now or soon."""
-        return self.wait(lambda: any(text in message for message in self.messages(level)))

@@ -1,0 +1,161 @@
+"""What fusion says: pose, odometry, path, state, transforms."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Vector3
+from nav_msgs.msg import Odometry as OdometryMessage
+from nav_msgs.msg import Path
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from robust_loc.fusion import Localization, State
+from robust_loc.msg import Estimate as EstimateMessage
+from robust_loc.msg import LocalizationState
+from robust_loc.nodes.conversions import (
+    UNKNOWN_VARIANCE,
+    covariance_list,
+    estimate_message,
+    header,
+    pose_message,
+    pose_with_covariance,
+    transform_message,
+)
+from robust_loc.nodes.fusion_config import FusionNodeConfig
+from robust_loc.nodes.optional import TransformBroadcaster
+from robust_loc.types import Estimate, Status
+
+SECOND = 1_000_000_000
+LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
+STATES = {
+    State.INITIALIZING: LocalizationState.INITIALIZING,
+    State.LOCALIZED: LocalizationState.LOCALIZED,
+    State.DEGRADED: LocalizationState.DEGRADED,
+    State.LOST: LocalizationState.LOST,
+}
+
+
+class FusionOutput:
+    """Publishers of a fusion node.
+
+    ``~/pose``, ``~/path`` and ``~/odometry`` are of ``base_frame``; ``~/estimate`` is of the camera: the estimators'
+    prior, and what compares with the camera's true pose. All carry the image's time.
+    """
+
+    def __init__(self, node: Any, settings: FusionNodeConfig) -> None:
+        self._node, self._settings = node, settings
+        self.camera_frame = ""
+        create = node.create_lifecycle_publisher
+        self._pose = create(PoseWithCovarianceStamped, "~/pose", QoSProfile(depth=1, durability=LATCHED))
+        self._odometry = create(OdometryMessage, "~/odometry", 10)
+        self._path = create(Path, "~/path", 1)
+        self._state = create(LocalizationState, "~/state", QoSProfile(depth=50, durability=LATCHED))
+        self._estimate = create(EstimateMessage, "~/estimate", QoSProfile(depth=50, durability=LATCHED))
+        self._broadcaster = TransformBroadcaster(node)
+        if settings.publish_tf and not self._broadcaster.available:
+            node.get_logger().warning("no TF is broadcast: neither tf2_ros nor tf2_msgs is installed")
+        self._moves = settings.publish_odom_tf == "true" or (
+            settings.publish_odom_tf == "auto" and not settings.use_odom
+        )
+        self._poses: deque[PoseStamped] = deque(maxlen=settings.path_length)
+        self._entered: tuple[State, int] | None = None
+
+    def close(self) -> None:
+        self._node.forget_publishers(self._pose, self._odometry, self._path, self._state, self._estimate)
+
+    def publish(self, now: Localization, stamp: int, node: Any) -> None:
+        """Say ``now``, an answer to the image of ``stamp``."""
+        self._state.publish(self._state_message(now, node))
+        self._estimate.publish(
+            estimate_message(
+                camera_estimate(now, stamp, node.filter.base_T_cam),
+                source="fusion",
+                world_frame=self._settings.map_frame,
+                camera_frame=self.camera_frame,
+            )
+        )
+        self._publish_odometry(now)
+        if now.map_T_base is None or now.covariance is None:
+            return
+        at = header(now.stamp, self._settings.map_frame)
+        pose = pose_with_covariance(now.map_T_base, now.covariance)
+        self._pose.publish(PoseWithCovarianceStamped(header=at, pose=pose))
+        if now.state is not State.LOST:
+            self._poses.append(PoseStamped(header=at, pose=pose.pose))
+            self._path.publish(Path(header=at, poses=list(self._poses)))
+        self._broadcast(now)
+
+    def _publish_odometry(self, now: Localization) -> None:
+        message = OdometryMessage(
+            header=header(now.stamp, self._settings.odom_frame), child_frame_id=self._settings.base_frame
+        )
+        message.pose.pose = pose_message(now.odom_T_base)
+        # Dead reckoning: how far it has drifted since the start is not known, and never read as small.
+        message.pose.covariance = message.twist.covariance = covariance_list(np.eye(6) * UNKNOWN_VARIANCE)
+        linear, angular = (dict(zip("xyz", map(float, part))) for part in (now.twist[:3], now.twist[3:]))
+        message.twist.twist.linear, message.twist.twist.angular = Vector3(**linear), Vector3(**angular)
+        self._odometry.publish(message)
+
+    def _broadcast(self, now: Localization) -> None:
+        s, transforms = self._settings, []
+        if self._moves:
+            transforms.append(transform_message(now.stamp, s.odom_frame, s.base_frame, now.odom_T_base))
+        if s.publish_tf and now.map_T_odom is not None and (now.state is not State.LOST or s.publish_tf_when_lost):
+            ahead = now.stamp + int(s.transform_tolerance * SECOND)
+            transforms.append(transform_message(ahead, s.map_frame, s.odom_frame, now.map_T_odom))
+        if transforms:
+            self._broadcaster.send(transforms)
+
+    def _state_message(self, now: Localization, node: Any) -> LocalizationState:
+        if self._entered is None or self._entered[0] is not now.state:
+            self._entered = (now.state, now.stamp)
+        variances = None if now.covariance is None else np.asarray(now.covariance)
+        position, rotation = (
+            (math.inf, math.inf)
+            if variances is None
+            else (float(np.sqrt(np.linalg.eigvalsh(variances[i : i + 3, i : i + 3]).max())) for i in (0, 3))
+        )
+        known = now.scale_sigma < now.scale
+        return LocalizationState(
+            header=header(now.stamp, self._settings.map_frame),
+            state=STATES[now.state],
+            reason=now.reason,
+            time_in_state=max(0.0, (now.stamp - self._entered[1]) / SECOND),
+            scale=float(now.scale) if known else math.nan,
+            scale_stddev=float(now.scale_sigma) if known else math.nan,
+            nis=math.nan if now.nis is None else float(now.nis),
+            nis_dof=0 if now.nis is None else 6,
+            fix_age=math.inf if now.age is None else float(now.age),
+            fix_source=node.fix_source,
+            position_stddev=position,
+            rotation_stddev=rotation,
+            fixes_accepted=int(node.accepted),
+            fixes_rejected=int(node.rejected),
+            tf_published=bool(
+                self._broadcaster.available
+                and self._settings.publish_tf
+                and now.map_T_odom is not None
+                and (now.state is not State.LOST or self._settings.publish_tf_when_lost)
+            ),
+        )
+
+
+def camera_estimate(now: Localization, stamp: int, base_T_cam: Any) -> Estimate:
+    """The camera's pose at ``stamp``, without one while there is none or it must not be used."""
+    from robust_loc.uncertainty.conversions import change_body
+
+    status = {
+        State.INITIALIZING: Status.INITIALIZING,
+        State.LOCALIZED: Status.OK,
+        State.DEGRADED: Status.UNRELIABLE,
+        State.LOST: Status.FAILED,
+    }[now.state]
+    if now.stamp != stamp:  # an image whose odometry was refused
+        return Estimate(stamp, Status.FAILED, "no pose at the time of this image")
+    if now.map_T_base is None or now.covariance is None or now.state is State.LOST:
+        return Estimate(stamp, status, now.reason or now.state.name)
+    covariance = change_body(now.covariance, now.map_T_base, base_T_cam)
+    return Estimate(stamp, status, now.reason, now.map_T_base @ base_T_cam, covariance)
