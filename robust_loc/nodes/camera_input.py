@@ -94,7 +94,6 @@ class CameraInput:
         self._waiting: collections.OrderedDict[int, list[Any]] = collections.OrderedDict()
         qos = image_qos(lockstep)
         image_topic = node.resolve_topic_name("image")
-        self.image_topic = image_topic
         self.info_topic = node.resolve_topic_name("camera_info")
         self._images: dict[type, Any] = {
             kind: node.create_subscription(kind, topic, self._on_image, qos)

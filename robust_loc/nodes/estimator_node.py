@@ -6,41 +6,23 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from robust_loc.config import Config, parameter
+from robust_loc.config import Config
 from robust_loc.errors import RobustLocError
 from robust_loc.msg import Estimate as EstimateMessage
 from robust_loc.nodes.camera_input import CameraInput, IncomingImage
+from robust_loc.nodes.contract import Estimator, EstimatorNodeConfig
 from robust_loc.nodes.conversions import estimate_message
 from robust_loc.nodes.managed_node import ManagedNode
 from robust_loc.nodes.parameters import read
 from robust_loc.nodes.stream import FrameRefused, StreamBroken, StreamGuard
 from robust_loc.nodes.worker import Worker
 from robust_loc.types import Estimate, Frame, Status
-
-
-class Estimator(Protocol):
-    """The contract of every estimator (a ``prior`` argument may follow)."""
-
-    def update(self, frame: Frame) -> Estimate | None: ...
-
-    def reset(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class EstimatorNodeConfig(Config):
-    lockstep: bool = parameter(
-        False, "replay: work on every image and answer each one, over reliable topics; false: newest image only"
-    )
-    world_frame: str = parameter("map", "frame the estimates are given in")
-    time_jump: float = parameter(
-        1.0, "seconds: an image older than the last one by more starts anew, by less is refused", minimum=0.0
-    )
-    stale_after: float = parameter(2.0, "seconds without an image until diagnostics warn", minimum=0.1)
 
 
 class EstimatorNode(ManagedNode):
@@ -60,6 +42,8 @@ class EstimatorNode(ManagedNode):
         self.source = source
         self.unscaled = unscaled
         self.estimator: Estimator | None = None
+        self.camera: EstimatorNode | None = None  # the node whose camera topics this one shares
+        self.listeners: list[Callable[[IncomingImage], None]] = []
         self._worker: Worker[IncomingImage] | None = None
         self._camera: CameraInput | None = None
         self._busy = threading.Lock()  # the estimator is used by one thread at a time
@@ -72,6 +56,11 @@ class EstimatorNode(ManagedNode):
     def make_estimator(self) -> Estimator:
         """Load the estimator; raises a RobustLocError."""
         raise NotImplementedError
+
+    def ask(self, frame: Frame) -> Estimate | None:
+        """The estimator's answer; runs on the worker's thread, one frame at a time."""
+        assert self.estimator is not None
+        return self.estimator.update(frame)
 
     def publish(self, estimate: Estimate, camera_frame: str, previous_stamp: int | None) -> None:
         """Publish what goes beyond ``~/estimate``; ``previous_stamp`` is where the increment starts."""
@@ -94,12 +83,17 @@ class EstimatorNode(ManagedNode):
         self._worker = Worker(
             self._answer, lambda _: self.health.frame_dropped(), keep_all=self.settings.lockstep, name=self.source
         )
-        self._camera = CameraInput(self, self.offer, self.settings.lockstep)
+        if self.camera is None:
+            self._camera = CameraInput(self, self.pass_on, self.settings.lockstep)
+        else:
+            self.camera.listeners.append(self.offer)
 
     def deactivate(self) -> None:
         if self._camera is not None:
             self._camera.close()
             self._camera = None
+        if self.camera is not None and self.offer in self.camera.listeners:
+            self.camera.listeners.remove(self.offer)
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -121,14 +115,20 @@ class EstimatorNode(ManagedNode):
 
     def report(self) -> None:
         silence = time.monotonic() - self._last_arrival
-        if self.is_active and not self.paused and self._camera is not None and silence > self.settings.stale_after:
-            self.health.warn(f"no image on {self._camera.image_topic} for {silence:.1f} s")
+        if self.is_active and not self.paused and silence > self.settings.stale_after:
+            self.health.warn(f"no image on {self.resolve_topic_name('image')} for {silence:.1f} s")
         super().report()
 
     # Images
 
+    def pass_on(self, image: IncomingImage) -> None:
+        """Give an image of this node's topics to this node and to those of the process that share its camera."""
+        self.offer(image)
+        for listener in self.listeners:
+            listener(image)
+
     def offer(self, image: IncomingImage) -> None:
-        """Take an image, from this node's own topics or from another node of the same process; returns at once."""
+        """Take an image; returns at once."""
         self._last_arrival = time.monotonic()
         worker = self._worker
         if worker is None or (self.paused and not self.settings.lockstep):
@@ -188,7 +188,7 @@ class EstimatorNode(ManagedNode):
         except StreamBroken as broken:
             self.complain(str(broken))
             self._reset_estimator()
-        estimate = self.estimator.update(frame)
+        estimate = self.ask(frame)
         return estimate or Estimate(image.stamp, Status.INITIALIZING, "collecting images")
 
     def _reset_estimator(self) -> None:

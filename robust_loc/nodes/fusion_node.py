@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -13,7 +12,7 @@ from robust_loc.data.messages import stamp_of
 from robust_loc.errors import TrajectoryError
 from robust_loc.fusion import FusionConfig, LastPose, Localization, LocalizationFilter, State
 from robust_loc.msg import Estimate as EstimateMessage
-from robust_loc.nodes.conversions import estimate_of, from_pose_with_covariance
+from robust_loc.nodes.conversions import SECOND, estimate_of, from_pose_with_covariance
 from robust_loc.nodes.extrinsics import Extrinsics
 from robust_loc.nodes.fusion_config import FusionNodeConfig
 from robust_loc.nodes.fusion_output import FusionOutput
@@ -21,8 +20,6 @@ from robust_loc.nodes.managed_node import ManagedNode
 from robust_loc.nodes.parameters import read
 from robust_loc.nodes.run import run
 from robust_loc.types import Estimate
-
-SECOND = 1_000_000_000
 
 
 class FusionNode(ManagedNode):
@@ -70,8 +67,9 @@ class FusionNode(ManagedNode):
         self._inputs = []
 
     def cleanup(self) -> None:
-        if self.filter is not None or hasattr(self, "_output"):
+        if hasattr(self, "_output"):
             self._output.close()
+            del self._output
         self.filter = None
 
     def reset(self) -> str:
@@ -170,7 +168,8 @@ class FusionNode(ManagedNode):
 
     def _save(self, localization: Localization) -> None:
         """Keep the last good pose for the next start, now and then."""
-        path, good = self.settings.last_pose_file, localization.state is State.LOCALIZED
+        path = self.settings.last_pose_file
+        good = localization.state is State.LOCALIZED
         if not path or not good or localization.stamp - self._saved_at < self.settings.save_pose_period * SECOND:
             return
         assert localization.map_T_base is not None and localization.covariance is not None
@@ -181,7 +180,6 @@ class FusionNode(ManagedNode):
         if self.filter is None:
             return {}
         now = self.filter.localization()
-        ignored = Counter(self.filter.ignored)
         return {
             "localization": now.state.name,
             "reason": now.reason,
@@ -190,7 +188,7 @@ class FusionNode(ManagedNode):
             "age of the last fix [s]": "none" if now.age is None else f"{now.age:.2f}",
             "fixes used": self.accepted,
             "fixes turned down": self.rejected,
-            **{f"ignored: {reason}": count for reason, count in ignored.items()},
+            **{f"ignored: {reason}": count for reason, count in self.filter.ignored.items()},
         }
 
 

@@ -16,6 +16,7 @@ from robust_loc.fusion import Localization, State
 from robust_loc.msg import Estimate as EstimateMessage
 from robust_loc.msg import LocalizationState
 from robust_loc.nodes.conversions import (
+    SECOND,
     UNKNOWN_VARIANCE,
     covariance_list,
     estimate_message,
@@ -28,7 +29,6 @@ from robust_loc.nodes.fusion_config import FusionNodeConfig
 from robust_loc.nodes.optional import TransformBroadcaster
 from robust_loc.types import Estimate, Status
 
-SECOND = 1_000_000_000
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 STATES = {
     State.INITIALIZING: LocalizationState.INITIALIZING,

@@ -10,8 +10,9 @@ from nav_msgs.msg import Odometry as OdometryMessage
 from sensor_msgs.msg import PointCloud2
 
 from robust_loc.config import Config, parameter
+from robust_loc.nodes.contract import Estimator, EstimatorNodeConfig
 from robust_loc.nodes.conversions import SECOND, odometry_message, point_cloud
-from robust_loc.nodes.estimator_node import Estimator, EstimatorNode, EstimatorNodeConfig
+from robust_loc.nodes.estimator_node import EstimatorNode
 from robust_loc.nodes.parameters import read
 from robust_loc.nodes.run import run
 from robust_loc.types import Estimate

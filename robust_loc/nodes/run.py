@@ -14,11 +14,16 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from robust_loc.errors import RobustLocError
 
 
-def run(*make_nodes: Callable[[], Any], args: Sequence[str] | None = None, threads: int = 2) -> None:
+def run(make_node: Callable[[], Any], args: Sequence[str] | None = None, threads: int = 2) -> None:
+    """Create a managed node, start it and spin until interrupted; does not return."""
+    run_made(lambda: [make_node()], args, threads)
+
+
+def run_made(make_nodes: Callable[[], list[Any]], args: Sequence[str] | None = None, threads: int = 2) -> None:
     """Create managed nodes, start them and spin until interrupted; does not return.
 
     Args:
-        make_nodes: one per node; called after ``rclpy.init``.
+        make_nodes: called after ``rclpy.init``.
         threads: of the executor. Estimators work on threads of their own.
     """
 
@@ -49,11 +54,11 @@ def run_job(make_node: Callable[[], Any], job: Callable[[Any], Any], args: Seque
         thread.start()
         return thread
 
-    _run((make_node,), start, args, 2, outcome)
+    _run(lambda: [make_node()], start, args, 2, outcome)
 
 
 def _run(
-    make_nodes: Sequence[Callable[[], Any]],
+    make_nodes: Callable[[], list[Any]],
     start: Callable[[list[Any]], threading.Thread | None],
     args: Sequence[str] | None,
     threads: int,
@@ -65,9 +70,9 @@ def _run(
     nodes: list[Any] = []
     working: threading.Thread | None = None
     try:
-        for make in make_nodes:
-            nodes.append(make())
-            executor.add_node(nodes[-1])
+        nodes = make_nodes()
+        for node in nodes:
+            executor.add_node(node)
         working = start(nodes)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
