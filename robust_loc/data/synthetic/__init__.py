@@ -17,20 +17,31 @@ from robust_loc.data.synthetic.demo import demo_sequence
 from robust_loc.data.synthetic.effects import EffectsConfig
 from robust_loc.data.synthetic.flow import static_flow
 from robust_loc.data.synthetic.mixture import training_config
-from robust_loc.data.synthetic.paths import HandheldConfig
+from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, drive_path, handheld_path
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig, Rendering
+from robust_loc.data.synthetic.rooms import make_room
+from robust_loc.data.synthetic.scene import Scene
 from robust_loc.data.synthetic.sequence import SequenceConfig, render_sequence
+from robust_loc.data.synthetic.street import make_street
+from robust_loc.data.synthetic.worlds import make_world
 
 __all__ = [
     "Clip",
+    "DriveConfig",
     "EffectsConfig",
     "HandheldConfig",
     "Renderer",
     "RendererConfig",
     "Rendering",
+    "Scene",
     "SequenceConfig",
     "demo_sequence",
+    "drive_path",
+    "handheld_path",
     "list_clips",
+    "make_room",
+    "make_street",
+    "make_world",
     "render_sequence",
     "static_flow",
     "training_config",

@@ -12,11 +12,20 @@ import numpy as np
 
 from robust_loc.config import Config, parameter
 from robust_loc.data.synthetic.scene import FloatArray, FreeSpace
-from robust_loc.errors import RobustLocError
+from robust_loc.errors import ConfigurationError, RobustLocError
 
 
 class PathError(RobustLocError):
     """No collision-free path was found in a scene."""
+
+
+def check_range(name: str, value: tuple | None) -> None:
+    """ConfigurationError unless ``value`` is None or two ascending numbers that are not negative."""
+    if value is None:
+        return
+    numbers = len(value) == 2 and all(isinstance(x, int | float) for x in value)
+    if not numbers or not 0 <= value[0] <= value[1]:
+        raise ConfigurationError(f"{name} is {value}; expected two ascending numbers that are not negative")
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,10 @@ class HandheldConfig(Config):
     rotation_only: float = parameter(0.15, "probability of a turn on the spot", minimum=0.0, maximum=1.0)
     stand_still: float = parameter(0.1, "probability of a stop", minimum=0.0, maximum=1.0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("HandheldConfig.speed", self.speed)
+
 
 @dataclass(frozen=True)
 class DriveConfig(Config):
@@ -39,6 +52,11 @@ class DriveConfig(Config):
     sideways: float = parameter(0.15, "probability that the camera looks sideways", minimum=0.0, maximum=1.0)
     shake_angle: float = parameter(0.004, "amplitude of the car's pitching and rolling, radians", minimum=0.0)
     stand_still: float = parameter(0.1, "probability of a stop", minimum=0.0, maximum=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("DriveConfig.speed", self.speed)
+        check_range("DriveConfig.camera_height", self.camera_height)
 
 
 def look_rotation(yaw: float, pitch: float, roll: float) -> FloatArray:

@@ -12,7 +12,7 @@ from robust_loc.config import Config, parameter
 from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig
 from robust_loc.data.synthetic.flow import static_flow
 from robust_loc.data.synthetic.movers import add_movers
-from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, drive_path, handheld_path
+from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, check_range, drive_path, handheld_path
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig
 from robust_loc.data.synthetic.rooms import make_room
 from robust_loc.data.synthetic.scene import FloatArray, Scene, Trajectory
@@ -39,6 +39,11 @@ class SequenceConfig(Config):
     drive: DriveConfig = parameter(DriveConfig(), "how the car moves, when kind is street")
     path: HandheldConfig = parameter(HandheldConfig(), "how the camera moves")
     renderer: RendererConfig = parameter(RendererConfig(), "ray caster")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("field_of_view", "rate", "flow", "movers"):
+            check_range(f"SequenceConfig.{name}", getattr(self, name))
 
 
 def random_camera(g: np.random.Generator, config: SequenceConfig) -> Camera:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from robust_loc.data.synthetic.movers import Swing, add_movers
 from robust_loc.data.synthetic.paths import handheld_path, look_rotation
@@ -80,13 +81,24 @@ def cluttered_scene(seed=0):
 
 def test_compiled_and_torch_ray_casters_give_the_same_picture():
     scene = cluttered_scene()
-    compiled, torch = Renderer(scene), Renderer(scene, RendererConfig(backend="torch"))
+    compiled, reference = Renderer(scene), Renderer(scene, RendererConfig(backend="torch"))
     for yaw in (0.0, 2.0, 4.0):
-        a, b = (r.render(CAMERA, pose((0.1, -0.9, 1.2), yaw, -0.2, 0.1), 0.7) for r in (compiled, torch))
+        a, b = (r.render(CAMERA, pose((0.1, -0.9, 1.2), yaw, -0.2, 0.1), 0.7) for r in (compiled, reference))
         same = a.face == b.face
         assert same.mean() > 0.999  # ties between coplanar triangles
         np.testing.assert_allclose(a.depth[same], b.depth[same], atol=1e-6)
         assert np.quantile(np.abs(a.rgb - b.rgb), 0.998) < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_torch_ray_caster_gives_the_same_picture_on_a_gpu():
+    scene = cluttered_scene()
+    here, there = (Renderer(scene, RendererConfig(backend="torch", device=d)) for d in ("cpu", "cuda"))
+    a, b = (r.render(CAMERA, pose((0.1, -0.9, 1.2), 1.0, -0.2, 0.1), 0.7) for r in (here, there))
+    same = a.face == b.face
+    assert same.mean() > 0.999
+    np.testing.assert_allclose(a.depth[same], b.depth[same], atol=1e-6)
+    assert np.quantile(np.abs(a.rgb - b.rgb), 0.998) < 1e-5
 
 
 def test_a_pose_per_row_that_never_changes_gives_the_picture_of_one_pose():

@@ -6,8 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
-from robust_loc.data.synthetic import Clip, EffectsConfig, SequenceConfig, list_clips, render_sequence, write_clip
-from robust_loc.errors import DatasetError
+from robust_loc.data.synthetic import (
+    Clip,
+    EffectsConfig,
+    HandheldConfig,
+    SequenceConfig,
+    list_clips,
+    render_sequence,
+    write_clip,
+)
+from robust_loc.errors import ConfigurationError, DatasetError
 
 SMALL = SequenceConfig(frames=3, width=120, height=90, flow=(2.0, 4.0))
 IDEAL = SequenceConfig(frames=6, width=160, height=120, effects=EffectsConfig.none(), flow=(2.0, 5.0))
@@ -60,6 +68,14 @@ def test_a_clip_on_disk_gives_back_images_depth_poses_and_camera(tmp_path):
         np.testing.assert_allclose(back.depth, frame.depth, rtol=6e-4)
         assert back.stamp == frame.stamp
         assert np.abs(back.image.astype(int) - frame.image).mean() < 4
+
+
+@pytest.mark.parametrize("wrong", [{"rate": (30.0, 10.0)}, {"field_of_view": (50.0,)}, {"flow": (-1.0, 3.0)}])
+def test_a_range_that_is_none_is_refused_by_name(wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        SequenceConfig(**wrong)
+    with pytest.raises(ConfigurationError, match="speed"):
+        HandheldConfig(speed=("slow", "fast"))
 
 
 def test_a_file_that_is_no_clip_is_refused_by_name(tmp_path):
