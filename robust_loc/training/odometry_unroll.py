@@ -32,7 +32,7 @@ LEAVING = 4  # the frame that may be dropped when frame n enters is n - 4, as th
 class UnrollConfig(Config):
     steps: int = parameter(18, "updates per clip", minimum=1, maximum=64)
     first: int = parameter(8, "frames at the start; the others enter one per update", minimum=2, maximum=64)
-    patches: int = parameter(80, "patches per frame", minimum=4, maximum=512)
+    patches: int = parameter(80, "patches per frame", minimum=1, maximum=512)
     drop: float = parameter(0.1, "probability that a frame is dropped when another enters", minimum=0, maximum=1)
     backward_fraction: float = parameter(0.2, "fraction of edges that train the matching features", minimum=0.01)
     bfloat16: bool = parameter(False, "run the network (not the bundle adjustment) in bfloat16")
@@ -111,10 +111,11 @@ def unroll(
     clips, length = batch.images.shape[:2]
     M, device = config.patches, batch.images.device
     height, width = batch.inverse_depth.shape[-2:]
-    centres = random_centres(clips * length, M, height, width, generator).to(device)
+    centres = random_centres(clips * length, M, height, width, generator).to(batch.poses)
     with _precision(config, device):
         features = network.extract(batch.images.flatten(0, 1), M, centres=centres)
-    features = _in_float32(features)
+    dtype = batch.poses.dtype  # of everything outside the network
+    features = _converted(features, dtype)
     truth = truth_of(batch, centres)
     if start is None:
         poses, depths = _cold_start(truth, centres, structure_only, generator)
@@ -125,7 +126,7 @@ def unroll(
 
     n = min(config.first, length)
     edges = _Edges.complete(clips, length, n, M, device)
-    hidden = torch.zeros(len(edges.ii), network.config.hidden, device=device)
+    hidden = torch.zeros(len(edges.ii), network.config.hidden, dtype=dtype, device=device)
     groups = EdgeGroups.of(edges.ii, edges.jj, edges.kk)
     for step in range(config.steps):
         poses, patches = poses.detach(), patches.detach()
@@ -146,7 +147,7 @@ def unroll(
                 hidden, features, before, *edges,
                 groups=groups, backward_fraction=config.backward_fraction, generator=generator,
             )  # fmt: skip
-        hidden, delta, weight = hidden.float(), delta.float(), weight.float()
+        hidden, delta, weight = hidden.to(dtype), delta.to(dtype), weight.to(dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and through_adjustment):
             moved, patches = bundle_adjust(
                 SE3(poses), patches, truth.intrinsics, before[:, 1, 1] + delta, weight, *edges,
@@ -196,13 +197,13 @@ def truth_of(batch: ClipBatch, centres: Tensor) -> Truth:
 def true_patches(batch: ClipBatch, centres: Tensor) -> Tensor:
     """Patches [B N M, 3, 3, 3] with the true inverse depth of each pixel; centres [B N, M, 2]."""
     depth = windows(batch.inverse_depth.flatten(0, 1)[:, None], centres, radius=1).flatten(0, 1)
-    position = make_patches(centres, torch.zeros(centres.shape[:2], device=centres.device))[:, :2]
+    position = make_patches(centres, centres.new_zeros(centres.shape[:2]))[:, :2]
     return torch.cat([position, depth], 1)
 
 
 def _cold_start(truth: Truth, centres: Tensor, structure_only: bool, generator: torch.Generator) -> Start:
-    depths = torch.rand(centres.shape[:2], generator=generator).to(centres.device).flatten()
-    identity = SE3.Identity(len(truth.poses), device=centres.device).data
+    depths = torch.rand(centres.shape[:2], generator=generator).to(centres).flatten()
+    identity = SE3.Identity(len(truth.poses), dtype=centres.dtype, device=centres.device).data
     return Start(truth.poses if structure_only else identity, depths)
 
 
@@ -225,6 +226,6 @@ def _precision(config: UnrollConfig, device: torch.device) -> contextlib.Abstrac
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _in_float32(features: FrameFeatures) -> FrameFeatures:
+def _converted(features: FrameFeatures, dtype: torch.dtype) -> FrameFeatures:
     centres, gmap, context, (fine, coarse) = features
-    return FrameFeatures(centres, gmap.float(), context.float(), (fine.float(), coarse.float()))
+    return FrameFeatures(centres.to(dtype), gmap.to(dtype), context.to(dtype), (fine.to(dtype), coarse.to(dtype)))
