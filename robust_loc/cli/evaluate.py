@@ -65,11 +65,14 @@ def command(
     if reference is None or (bag is not None and truth is not None):
         raise ConfigurationError("name the truth once: robust-loc evaluate EST TRUTH, or evaluate DIR --bag BAG")
     states = latencies = run = None
+    fixes: list[Trajectory] = []
     if estimate.is_dir():
         source = source or next((name for name in FIRST_CHOICE if name in sources_in(estimate)), None)
         results = read_source(estimate, source or (sources_in(estimate) or ["fusion"])[0])
         trajectory = results.trajectory
         states, latencies = (results.stamps, results.states), (results.stamps, results.latencies)
+        absolute = [name for name in sources_in(estimate) if name not in ("fusion", "odometry")]
+        fixes = [read_source(estimate, name).trajectory for name in absolute]
         report = report or estimate
         run = json.loads((estimate / "run.json").read_text()) if (estimate / "run.json").exists() else None
     else:
@@ -84,6 +87,7 @@ def command(
         wrong=WrongPose(*wrong),
         states=states,
         latencies=latencies,
+        fixes=fixes,
     )
     for warning in evaluation.warnings:
         click.echo(f"warning: {warning}", err=True)

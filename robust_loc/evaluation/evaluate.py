@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from robust_loc.data.trajectory import StampArray, Trajectory, associate
@@ -23,11 +22,11 @@ from robust_loc.evaluation.metrics import (
     statistics,
     translation_errors,
 )
+from robust_loc.evaluation.state_timeline import StateTimeline, state_timeline
 from robust_loc.types import FloatArray
 from robust_loc.uncertainty import block_bootstrap, coverage, nees, pose_error, sparsification
 
 THREE_SIGMA = float(stats.chi2.ppf(stats.chi2.cdf(9.0, 1), 6))  # the ellipsoid that holds as much as +-3 sigma: 20.06
-LOCALIZED = "LOCALIZED"
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,16 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """``summary`` is the JSON object of the command line; ``warnings`` what a reader of the numbers should know."""
+    """``summary`` is the JSON object of the command line; ``warnings`` what a reader of the numbers should know.
+
+    ``states`` is there where the localization states were given.
+    """
 
     summary: dict[str, Any]
     series: Series
     alignment: AlignmentMode
     warnings: tuple[str, ...] = ()
+    states: StateTimeline | None = None
 
 
 def evaluate(
@@ -85,6 +88,7 @@ def evaluate(
     wrong: WrongPose | None = None,
     states: tuple[StampArray, Sequence[str]] | None = None,
     latencies: tuple[StampArray, FloatArray] | None = None,
+    fixes: Sequence[Trajectory] = (),
 ) -> Evaluation:
     """Every metric that can be computed; one that cannot is absent from the summary.
 
@@ -95,6 +99,7 @@ def evaluate(
         delta_frames: step of the RPE.
         wrong: bounds of ``localized_while_wrong``.
         states: stamps and localization states of the frames; ``latencies``: stamps and seconds.
+        fixes: what the sources of absolute poses answered, to tell where LOST could have been avoided.
 
     Raises:
         TrajectoryError: nothing can be associated, or the alignment asked for is not determined.
@@ -144,9 +149,12 @@ def evaluate(
         summary["uncertainty"] = _uncertainty(
             normalised[known], translation[known], rotation[known], sigma_translation[known], sigma_rotation[known]
         )
+    timeline = None
     if states is not None and any(states[1]):
         is_wrong = (translation > wrong.metres) | (np.degrees(rotation) > wrong.degrees) | (normalised > THREE_SIGMA)
-        summary["state"] = _state(*states, paired.stamps, is_wrong, truth, tolerance)
+        right = np.concatenate([np.zeros(0, np.int64), *(_right(fix, truth, tolerance, wrong) for fix in fixes)])
+        timeline = state_timeline(*states, paired.stamps, is_wrong, right, truth, tolerance)
+        summary["state"] = timeline.summary()
     clock, seconds = (np.zeros(0, np.int64), np.zeros(0)) if latencies is None else latencies
     measured = np.isfinite(seconds)
     if measured.any():
@@ -165,7 +173,15 @@ def evaluate(
         (clock[measured] - start) / 1e9,
         seconds[measured],
     )
-    return Evaluation(summary, series, alignment, warnings)
+    return Evaluation(summary, series, alignment, warnings, timeline)
+
+
+def _right(fix: Trajectory, truth: Trajectory, tolerance: int, wrong: WrongPose) -> StampArray:
+    """Stamps at which an absolute pose was within the bounds."""
+    i, j = associate(fix, truth, tolerance, unique=True)
+    paired, true = fix.select(i), truth.select(j)
+    near = translation_errors(paired, true) <= wrong.metres
+    return paired.stamps[near & (np.degrees(rotation_errors(paired, true)) <= wrong.degrees)]
 
 
 def _nees(estimate: Trajectory, truth: Trajectory) -> tuple[FloatArray, tuple[str, ...]]:
@@ -211,20 +227,3 @@ def _uncertainty(
             ause[name] = sparsification(errors, sigmas).ause
     levels = {f"{level:g}": share for level, share in coverage(normalised, 6).items()}
     return {"anees": band.value, "band": [band.low, band.high], "coverage": levels, "ause": ause}
-
-
-def _state(
-    stamps: StampArray,
-    states: Sequence[str],
-    estimated: StampArray,
-    is_wrong: NDArray[np.bool_],
-    truth: Trajectory,
-    tolerance: int,
-) -> dict[str, float]:
-    """Fractions of all true frames: said to be localized; said so while the pose was wrong."""
-    by_stamp = dict(zip((int(stamp) for stamp in stamps), states))
-    asked = Trajectory(np.sort(stamps), np.tile(np.eye(4), (len(stamps), 1, 1)))
-    i, _ = associate(asked, truth, tolerance, unique=True)
-    localized = sum(by_stamp[int(stamp)] == LOCALIZED for stamp in asked.stamps[i])
-    wrong = sum(bool(bad) and by_stamp.get(int(stamp)) == LOCALIZED for stamp, bad in zip(estimated, is_wrong))
-    return {"localized": localized / len(truth), "localized_while_wrong": wrong / len(truth)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robust_loc.types import FloatArray
 
@@ -96,6 +98,36 @@ def calibration_figure(normalised: FloatArray) -> Figure:
     axes.set_aspect("equal")
     axes.legend(loc="upper left", framealpha=0.8)
     axes.grid(alpha=0.3)
+    return figure
+
+
+STATE_COLOURS = {"INITIALIZING": "#9aa5b1", "LOCALIZED": "#3a9d5d", "DEGRADED": "#f2a33a", "LOST": "#c0392b"}
+
+
+def state_figure(
+    seconds: FloatArray, states: Sequence[str], wrong: NDArray[np.bool_], right_fix: NDArray[np.bool_]
+) -> Figure:
+    """The state over time as a band of colours; below it where the pose was wrong, above it where a fix was right.
+
+    Args:
+        seconds: (N,) with N states; wrong, right_fix: (N,) flags.
+    """
+    figure = _figure(7.6, 2.2)
+    axes = figure.add_subplot()
+    ends = np.append(seconds[1:], seconds[-1:] + (np.median(np.diff(seconds)) if len(seconds) > 1 else 1.0))
+    for state, colour in STATE_COLOURS.items():
+        spans = [(start, end - start) for start, end, name in zip(seconds, ends, states) if name == state]
+        axes.broken_barh(spans, (0, 1), color=colour, linewidth=0, label=state)
+    localized = np.array([state == "LOCALIZED" for state in states], bool)
+    for flags, height, colour, label in (
+        (right_fix, 1.15, "#3a9d5d", "right fix"),
+        (wrong & ~localized, -0.15, "#999999", "wrong pose"),
+        (wrong & localized, -0.15, "#c0392b", "wrong, LOCALIZED"),
+    ):
+        if flags.any():
+            axes.plot(seconds[flags], np.full(flags.sum(), height), "|", color=colour, markersize=6, label=label)
+    axes.set(ylim=(-0.4, 1.4), yticks=[], xlabel="time (s)", xlim=(seconds.min(), ends.max()))
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, ncols=4, fontsize=8)
     return figure
 
 

@@ -64,7 +64,10 @@ def table_of(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "state" in summary:
         state = summary["state"]
         text = f"{100 * state['localized']:.1f} %, while wrong {100 * state['localized_while_wrong']:.2f} %"
-        rows.append(("said to be localized", text))
+        rows.append(("said to be localized", f"{text}, longest {state['longest_wrong']:.2f} s"))
+        could = state.get("lost_while_fixes_possible")
+        known = "" if could is None else f", while a right fix was there {100 * could:.2f} %"
+        rows.append(("said to be lost", f"{100 * state['lost']:.1f} %{known}"))
     if "latency" in summary:
         latency = summary["latency"]
         rows.append(("latency", f"p50 {1000 * latency['p50']:.1f} ms, p99 {1000 * latency['p99']:.1f} ms"))
@@ -107,6 +110,11 @@ def write_report(
     known = series.nees[np.isfinite(series.nees)]
     if len(known):
         images.append(("Calibration of the covariance", figures.embedded(figures.calibration_figure(known))))
+    if evaluation.states is not None:
+        t = evaluation.states
+        seconds = (t.stamps - (t.stamps[0] if len(t.stamps) else 0)) / 1e9
+        picture = figures.state_figure(seconds, t.states, t.wrong, t.right_fix)
+        images.append(("States", figures.embedded(picture)))
     if len(series.latencies):
         picture = figures.timing_figure(series.latency_seconds, series.latencies)
         images.append(("Timing", figures.embedded(picture)))

@@ -87,7 +87,7 @@ class Belief:
         map_T_cam: (4, 4).
         scale: metres per unit of odometry.
         covariance: (7, 7) of the error state (module docstring).
-        gap_translation, gap_rotation: seconds for which that part of the motion has been unobserved.
+        gap_translation, gap_rotation: seconds for which that part of the motion has been unobserved, since a fix.
     """
 
     map_T_cam: FloatArray
@@ -166,7 +166,7 @@ class Belief:
         if not pairs:
             return self
         residual, noise = intersect(pairs)
-        return self._updated(residual, noise, slice(0, 6))
+        return replace(self._updated(residual, noise, slice(0, 6)), gap_translation=0.0, gap_rotation=0.0)
 
     def with_scale(self, scale: float, relative_sigma: float) -> Belief:
         """The belief after an independent measurement of the scale."""

@@ -99,5 +99,11 @@ class Rivals:
         return rival
 
     def _prune(self, now: int) -> None:
-        oldest = now - int(self._config.rival_window * SECOND)
-        self._rivals = [rival for rival in self._rivals if rival.newest >= oldest]
+        """Drop rivals that no fix supports any more, and those so blind that any fix would."""
+        oldest, longest = now - int(self._config.rival_window * SECOND), self._config.clock_jump
+        self._rivals = [
+            rival
+            for rival in self._rivals
+            if rival.newest >= oldest
+            and max(rival.track.belief.gap_translation, rival.track.belief.gap_rotation) <= longest
+        ]

@@ -148,7 +148,7 @@ def test_localized_while_wrong_counts_confident_errors_and_huge_covariances_alik
     states = ["LOCALIZED"] * 100
     states[40:60] = ["LOST"] * 20
     summary = evaluate(Trajectory(truth.stamps, poses, covariances), truth, states=(truth.stamps, states)).summary
-    assert summary["state"] == {"localized": 0.8, "localized_while_wrong": 0.15}
+    assert summary["state"].items() >= {"localized": 0.8, "localized_while_wrong": 0.15}.items()
 
 
 def test_a_covariance_that_is_not_positive_definite_is_left_out_and_said():

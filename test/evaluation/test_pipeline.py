@@ -8,7 +8,7 @@ import pytest
 
 from robust_loc.data.results import read_source, sources_in
 from robust_loc.data.trajectory import Trajectory
-from robust_loc.evaluation import evaluate
+from robust_loc.evaluation import evaluate, write_report
 from robust_loc.evaluation.pipeline import TIMELINE, localize, record
 from robust_loc.fusion import FusionConfig, LocalizationFilter, State
 from robust_loc.fusion.simulation import Fixes, Scenario, run, simulate
@@ -82,7 +82,13 @@ def test_results_folder_can_be_evaluated(events, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["configuration"]["fusion"]["history"] == 10.0
 
     fusion = read_source(tmp_path, "fusion")
-    summary = evaluate(fusion.trajectory, truth(events), states=(fusion.stamps, fusion.states)).summary
+    fixes = [read_source(tmp_path, "relocalizer").trajectory]
+    evaluation = evaluate(fusion.trajectory, truth(events), states=(fusion.stamps, fusion.states), fixes=fixes)
+    summary = evaluation.summary
+    assert summary["state"]["longest_wrong"] <= 1.0
+    assert evaluation.states.said("LOCALIZED").sum() == counts["LOCALIZED"]
+    assert evaluation.states.right_fix.sum() >= 25
+    assert "States" in write_report(tmp_path, evaluation, "run").read_text()
     assert summary["state"]["localized"] == pytest.approx(counts["LOCALIZED"] / 61)
     assert summary["state"]["localized_while_wrong"] <= 0.05
     assert summary["ate"]["none"]["rmse"] < 0.1

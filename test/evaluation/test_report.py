@@ -67,7 +67,9 @@ def test_the_command_judges_a_results_folder_by_its_recording(results, bag):
     assert outcome.exit_code == 0, outcome.output
     summary = json.loads(outcome.stdout)
     assert summary["frames"] == 60 and summary["estimated"] == 57
-    assert summary["state"] == {"localized": 0.95, "localized_while_wrong": pytest.approx(0.0, abs=0.02)}
+    assert (
+        summary["state"].items() >= {"localized": 0.95, "localized_while_wrong": pytest.approx(0.0, abs=0.02)}.items()
+    )
     assert summary["latency"]["p50"] == 0.02 and 0.01 < summary["ate"]["none"]["rmse"] < 0.05
     assert set(summary) == {
         "frames", "estimated", "ate", "rpe", "median", "recall", "uncertainty", "state", "latency"

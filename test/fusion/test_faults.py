@@ -177,3 +177,11 @@ def test_honest_covariances_are_not_touched(seed):
     localizer = LocalizationFilter(WHITE)
     run(localizer, simulate(Scenario(fixes=[Fixes("relocalizer", outliers=0.2)]), seed))
     assert localizer._noise["relocalizer"].factor == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wrong_fixes_before_a_blackout_do_not_count_after_it(seed):
+    """A place that two wrong fixes pointed to grows vague in the dark; a right fix must not seem to agree with it."""
+    fixes = [Fixes(outliers=0.3, position_sigma=0.02)]
+    moments, _ = timeline(Scenario(duration=16, fixes=fixes, dark=[(6.0, 8.0)]), seed)
+    assert State.LOCALIZED not in states(moments, 6.6, 8.4)
