@@ -19,7 +19,7 @@ from robust_loc.data.synthetic.flow import static_flow
 from robust_loc.data.synthetic.mixture import training_config
 from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, drive_path, handheld_path
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig, Rendering
-from robust_loc.data.synthetic.rooms import make_room
+from robust_loc.data.synthetic.rooms import RoomConfig, make_room
 from robust_loc.data.synthetic.scene import Scene
 from robust_loc.data.synthetic.sequence import SequenceConfig, render_sequence
 from robust_loc.data.synthetic.street import make_street
@@ -33,6 +33,7 @@ __all__ = [
     "Renderer",
     "RendererConfig",
     "Rendering",
+    "RoomConfig",
     "Scene",
     "SequenceConfig",
     "demo_sequence",

@@ -11,12 +11,14 @@ import numpy as np
 from robust_loc.data.synthetic.effects import EffectsConfig
 from robust_loc.data.synthetic.paths import look_rotation
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig
-from robust_loc.data.synthetic.rooms import make_room
+from robust_loc.data.synthetic.rooms import RoomConfig, make_room
 from robust_loc.data.synthetic.scene import FloatArray, Scene
 from robust_loc.data.synthetic.sequence import render_path
 from robust_loc.types import Camera, Frame
 
-_SIZE = (7.0, 6.0, 2.8)
+_ROOM = RoomConfig(
+    size=(7.0, 6.0, 2.8), textureless=0.0, wall_textures=4, prints=24, prints_per_wall=(9, 14), furniture=(20, 30)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ def demo_room() -> Scene:
     loop = Loop(1.0, (1.0, 0.8), 1.4)
     line = np.stack([loop.pose(t)[:3, 3] for t in np.linspace(0, 1, 64)])
     for seed in range(100):
-        scene = make_room(np.random.default_rng([2024, seed]), textureless=0.0, size=_SIZE, prints=24)
+        scene = make_room(np.random.default_rng([2024, seed]), config=_ROOM)
         assert scene.free_space is not None
         if scene.free_space.clearance(line).min() > 0.6:
             return scene

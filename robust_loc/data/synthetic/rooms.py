@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from robust_loc.config import Config, parameter
 from robust_loc.data.synthetic import textures
 from robust_loc.data.synthetic.free_space import BoxFreeSpace
 from robust_loc.data.synthetic.palette import Palette
@@ -15,51 +17,58 @@ from robust_loc.data.synthetic.shapes import Material, box, cylinder, ellipsoid,
 Obstacle = tuple[Vector, Vector, float]
 
 
+@dataclass(frozen=True)
+class RoomConfig(Config):
+    size: tuple | None = parameter(None, "length, width and height in metres; None: random")
+    given_share: float = parameter(0.4, "share of textures that are given pictures", minimum=0.0, maximum=1.0)
+    textureless: float = parameter(0.1, "probability that a wall or a piece is plain", minimum=0.0, maximum=1.0)
+    texture_side: int = parameter(256, "side of the procedural textures, pixels", minimum=16, maximum=1024)
+    wall_textures: int = parameter(2, "different textures of the walls", minimum=1, maximum=4)
+    prints: int = parameter(5, "different pictures that hang on the walls", minimum=1)
+    prints_per_wall: tuple = parameter((2, 10), "range of the number of pictures on a wall")
+    furniture: tuple = parameter((10, 25), "range of the number of pieces")
+
+
+_WALLS = ("bricks", "marble", "cells", "weave", "mosaic", "camouflage", "dead_leaves")
+_CALM_WALLS = ("plaster", "bricks", "wood", "speckle", "books")
+
+
 def make_room(
-    generator: np.random.Generator,
-    pictures: Sequence[textures.Picture] = (),
-    given_share: float = 0.4,
-    textureless: float = 0.1,
-    texture_side: int = 256,
-    size: Vector | None = None,
-    prints: int = 5,
+    generator: np.random.Generator, pictures: Sequence[textures.Picture] = (), config: RoomConfig | None = None
 ) -> Scene:
     """A random furnished room.
 
     Args:
         generator: every choice is drawn from it.
         pictures: textures to mix in, (h, w, 3) uint8 RGB.
-        given_share: share of textures taken from ``pictures``.
-        textureless: probability that a wall or a piece of furniture is plain.
-        texture_side: side of the procedural textures in pixels.
-        size: (3,) of the room in metres (default: random).
-        prints: number of different pictures on the walls.
+        config: sizes, numbers and shares.
 
     Returns:
         A scene whose floor is at z = 0, centred on x = y = 0, with its ``free_space``.
     """
-    g = generator
+    g, config = generator, config or RoomConfig()
     drawn = np.array([g.uniform(3.0, 9.0), g.uniform(3.0, 9.0), g.uniform(2.3, 3.8)])
-    size = drawn if size is None else np.array(size, float)
-    palette = Palette(g, pictures, given_share)
-    walls = [palette.add(("bricks", "marble", "cells", "weave", "mosaic", "camouflage", "dead_leaves"), texture_side)]
-    walls.append(palette.add(("plaster", "bricks", "wood", "speckle", "books"), texture_side))
-    floor = palette.add(("wood", "bricks", "speckle", "weave", "cells", "mosaic"), 2 * texture_side)
-    ceiling = palette.add(("plaster", "bricks", "wood", "speckle", "marble"), texture_side)
-    pinned = [palette.add(("poster", "books", "dead_leaves", "mosaic"), texture_side) for _ in range(prints)]
-    palette.surfaces = [palette.add((), texture_side) for _ in range(7)] + pinned[:2]
+    size = drawn if config.size is None else np.array(config.size, float)
+    palette = Palette(g, pictures, config.given_share)
+    side, plain = config.texture_side, config.textureless
+    walls = [palette.add(_CALM_WALLS if k % 2 else _WALLS, side) for k in range(config.wall_textures)]
+    floor = palette.add(("wood", "bricks", "speckle", "weave", "cells", "mosaic"), 2 * side)
+    ceiling = palette.add(("plaster", "bricks", "wood", "speckle", "marble"), side)
+    prints = [palette.add(("poster", "books", "dead_leaves", "mosaic"), side) for _ in range(config.prints)]
+    palette.surfaces = [palette.add((), side) for _ in range(7)] + prints[:2]
 
     def surface() -> Material:
-        return palette.plain() if g.random() < textureless else palette.material()
+        return palette.plain() if g.random() < plain else palette.material()
 
+    order = g.permutation(4) if config.wall_textures > 2 else g.integers(0, 4, 4)
     sides = [
-        palette.plain() if g.random() < textureless else palette.material(int(g.choice(walls)), (1.0, 3.5))
-        for _ in range(4)
+        palette.plain() if g.random() < plain else palette.material(walls[int(k) % len(walls)], (1.0, 3.5))
+        for k in order
     ]
     parts = [room_shell(size, sides, palette.material(floor, (1.0, 3.0)), palette.material(ceiling, (1.0, 3.0)))]
-    parts += _pictures_on_walls(g, size, pinned, palette)
+    parts += _pictures_on_walls(g, size, prints, palette, config.prints_per_wall)
     obstacles: list[Obstacle] = []
-    for _ in range(int(g.integers(10, 26))):
+    for _ in range(int(g.integers(config.furniture[0], config.furniture[1] + 1))):
         parts += _furniture(g, size, surface, obstacles)
     for _ in range(int(g.integers(0, 3))):
         parts += _slanted_panel(g, size, surface(), obstacles)
@@ -71,14 +80,14 @@ def make_room(
 
 
 def _pictures_on_walls(
-    g: np.random.Generator, size: FloatArray, prints: Sequence[int], palette: Palette
+    g: np.random.Generator, size: FloatArray, prints: Sequence[int], palette: Palette, number: tuple
 ) -> list[Triangles]:
     """Posters, shelves and windows: quads a centimetre in front of the walls."""
     parts = []
     for wall in range(4):
         turn = rigid(yaw=wall * np.pi / 2)
         length, away = (size[0], size[1] / 2) if wall % 2 == 0 else (size[1], size[0] / 2)
-        for _ in range(int(g.integers(2, 11))):
+        for _ in range(int(g.integers(number[0], number[1] + 1))):
             width, height = np.exp(g.uniform(np.log(0.25), np.log(1.6), 2))
             width, height = min(width, 0.8 * length), min(height, 0.7 * size[2])
             x = g.uniform(-length / 2 + 0.05, length / 2 - width - 0.05)
@@ -87,11 +96,8 @@ def _pictures_on_walls(
             material = Material(int(g.choice(prints)), 0.0, palette.material().colour)
             tilt = np.array([0.0, g.uniform(0.0, 0.04), 0.0]) if g.random() < 0.3 else np.zeros(3)
             origin = np.array([x, depth, top])
-            parts.append(
-                quad(origin, np.array([width, 0.0, 0.0]), np.array([0.0, 0.0, -height]) + tilt, material).transformed(
-                    turn
-                )
-            )
+            picture = quad(origin, np.array([width, 0.0, 0.0]), np.array([0.0, 0.0, -height]) + tilt, material)
+            parts.append(picture.transformed(turn))
     return parts
 
 
