@@ -21,6 +21,7 @@ from robust_loc.nodes.camera_input import image_qos
 from robust_loc.nodes.conversions import SECOND, time_message
 from robust_loc.nodes.lockstep import Answers
 from robust_loc.nodes.recorded import Recorded, message_class, recorded_messages
+from robust_loc.nodes.recorder import Recorder
 from robust_loc.nodes.run import run_job
 
 
@@ -33,7 +34,10 @@ class BagPlayerConfig(Config):
     until_frame: int = parameter(0, "image to stop before; 0: play to the end", minimum=0)
     rate: float = parameter(1.0, "speed, 1: as recorded; 0: as fast as it goes", minimum=0.0, maximum=1000.0)
     lockstep: bool = parameter(False, "wait after every image until each topic of 'answers' has answered it")
-    answers: list[str] = parameter(["/odometry/estimate"], "lockstep: topics whose header stamp must be the image's")
+    answers: list[str] = parameter(
+        ["odometry/estimate"], "topics that answer images, with the image's header stamp: awaited in lockstep, recorded"
+    )
+    results: str = parameter("", "folder to record the answers in, for 'robust-loc evaluate'; empty: none")
     answer_timeout: float = parameter(60.0, "lockstep: seconds until a missing answer ends the replay", minimum=0.1)
     wait: float = parameter(30.0, "seconds to wait for somebody to listen to the images", minimum=0.0)
     start_delay: float = parameter(0.0, "seconds between the first listener and the first image", minimum=0.0)
@@ -63,7 +67,9 @@ class BagPlayer(Node):
         self._info = self.create_publisher(CameraInfo, "camera_info", qos)
         self._clock = self.create_publisher(Clock, "/clock", 10)
         self._others = self._other_publishers()
-        self._answers = Answers(self, self.config.answers) if self.config.lockstep else None
+        self._recorder = Recorder(Path(self.config.results), self.bag.path) if self.config.results else None
+        keep = self._recorder.keep if self._recorder else (lambda message: None)
+        self._answers = Answers(self, self.config.answers, keep)
 
     def play(self) -> int:
         """Play to the end; returns the number of images played. Call it beside a spinning executor.
@@ -81,6 +87,10 @@ class BagPlayer(Node):
         for publisher in (self._image, self._info, self._clock, *self._others.values()):
             if self.context.ok():
                 publisher.wait_for_all_acked(Duration(seconds=2))  # so that leaving loses nothing
+        if self._recorder is not None and self.context.ok():
+            if not self.config.lockstep:
+                time.sleep(1.0)  # the last answers
+            self.get_logger().info(f"results in {self._recorder.write(self, self._answers.topics)}")
         return played
 
     def _play_once(self) -> int:
@@ -110,7 +120,7 @@ class BagPlayer(Node):
         self._tick(message.stamp)
         if message.info is not None:
             self._info.publish(message.info)
-        if self._answers is None:
+        if not self.config.lockstep:
             self._image.publish(message.data)
             return
         with self._answers.to(message.stamp, self.config.answer_timeout):
@@ -137,7 +147,8 @@ class BagPlayer(Node):
         missing: list[str] = []
         while self.context.ok():
             missing = [] if self._image.get_subscription_count() else [self._image.topic_name]
-            missing += self._answers.connect() if self._answers is not None else []
+            if self.config.lockstep or self._recorder is not None:
+                missing += self._answers.connect()
             if not missing:
                 return
             if time.monotonic() > deadline:

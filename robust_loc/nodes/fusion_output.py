@@ -68,7 +68,7 @@ class FusionOutput:
 
     def publish(self, now: Localization, stamp: int, node: Any) -> None:
         """Say ``now``, an answer to the image of ``stamp``."""
-        self._state.publish(self._state_message(now, node))
+        self._state.publish(self._state_message(now, stamp, node))
         self._estimate.publish(
             estimate_message(
                 camera_estimate(now, stamp, node.filter.base_T_cam),
@@ -109,7 +109,7 @@ class FusionOutput:
         if transforms:
             self._broadcaster.send(transforms)
 
-    def _state_message(self, now: Localization, node: Any) -> LocalizationState:
+    def _state_message(self, now: Localization, stamp: int, node: Any) -> LocalizationState:
         if self._entered is None or self._entered[0] is not now.state:
             self._entered = (now.state, now.stamp)
         variances = None if now.covariance is None else np.asarray(now.covariance)
@@ -120,7 +120,7 @@ class FusionOutput:
         )
         known = now.scale_sigma < now.scale
         return LocalizationState(
-            header=header(now.stamp, self._settings.map_frame),
+            header=header(stamp, self._settings.map_frame),
             state=STATES[now.state],
             reason=now.reason,
             time_in_state=max(0.0, (now.stamp - self._entered[1]) / SECOND),

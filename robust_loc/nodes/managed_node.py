@@ -39,7 +39,7 @@ class ManagedNode(LifecycleNode):
         super().__init__(name, **options)
         self.configs = (NodeConfig, *configs)
         for config in self.configs:
-            parameters.declare(self, config)
+            parameters.declare(self, config, self.defaults(config))
         self.add_on_set_parameters_callback(
             parameters.checker(self, self.configs, lambda: self.lifecycle_state != "unconfigured")
         )
@@ -54,6 +54,10 @@ class ManagedNode(LifecycleNode):
         self.create_service(Trigger, "~/resume", lambda _, response: self._set_paused(False, response))
 
     # What a node fills in
+
+    def defaults(self, config: type[Config]) -> Config | None:
+        """Values to declare the fields of ``config`` with, where they are not its own defaults."""
+        return None
 
     def configure(self) -> None: ...
 

@@ -14,13 +14,18 @@ from robust_loc.nodes.contract import Estimator, EstimatorNodeConfig
 from robust_loc.nodes.conversions import SECOND, odometry_message, point_cloud
 from robust_loc.nodes.estimator_node import EstimatorNode
 from robust_loc.nodes.parameters import read
+from robust_loc.nodes.patch_cloud import PatchCloud
 from robust_loc.nodes.run import run
-from robust_loc.types import Estimate
+from robust_loc.types import Estimate, Frame
 
 
 @dataclass(frozen=True)
 class OdometryNodeConfig(EstimatorNodeConfig):
     world_frame: str = parameter("visual_odom", "frame of the unscaled poses; not part of the robot's TF tree")
+    preset: str = parameter(
+        "default", "defaults of the tracker's parameters, read at start", choices=("default", "fast", "cpu")
+    )
+    weights: str = parameter("", "network weights (.safetensors or the published .pth); empty: the package's own")
     publish_patches: bool = parameter(True, "publish the tracked 3D patches when somebody listens")
 
 
@@ -37,15 +42,34 @@ class OdometryNode(EstimatorNode):
     def __init__(
         self, make: Callable[[Any], Estimator] | None = None, config: type[Config] | None = None, **options: Any
     ) -> None:
-        if make is None or config is None:
-            from robust_loc.odometry import Odometry, OdometryConfig
+        if config is None:
+            from robust_loc.odometry import OdometryConfig
 
-            make, config = Odometry, OdometryConfig
-        self._make, self._config = make, config
+            config = OdometryConfig
+        self._make, self._config = make or self._load, config
+        self._cloud = PatchCloud()
+        self._frame: Frame | None = None
         super().__init__("odometry", (config,), unscaled=True, **options)
+
+    def defaults(self, config: type[Config]) -> Config | None:
+        """The preset's values; a robot needs no trajectory at the end."""
+        if hasattr(config, "preset") and config is self._config:
+            made: Config = config.preset(self.get_parameter("preset").value, keep_trajectory=False)
+            return made
+        return None
 
     def make_estimator(self) -> Estimator:
         return self._make(read(self, self._config))
+
+    def _load(self, config: Any) -> Estimator:
+        from robust_loc.odometry import Odometry, PatchNetwork
+
+        weights = self.settings.weights
+        return Odometry(config, PatchNetwork.from_checkpoint(weights) if weights else None)
+
+    def ask(self, frame: Frame) -> Estimate | None:
+        self._frame = frame
+        return super().ask(frame)
 
     def configure(self) -> None:
         super().configure()
@@ -64,7 +88,8 @@ class OdometryNode(EstimatorNode):
         interval = None if previous_stamp is None else (estimate.stamp - previous_stamp) / SECOND
         self._odometry.publish(odometry_message(estimate, world, camera_frame, interval))
         if self.settings.publish_patches and self._patches.get_subscription_count():
-            points, colours = self.estimator.point_cloud()
+            points, numbers = self.estimator.points()
+            colours = self._cloud.colours(points, numbers, self._frame, estimate.world_T_cam)
             self._patches.publish(point_cloud(points, colours, estimate.stamp, world))
 
 

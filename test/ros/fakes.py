@@ -27,7 +27,7 @@ class FakeConfig(Config):
     step: float = parameter(0.1, "metres forward per frame", minimum=0.0, maximum=10.0)
     delay: float = parameter(0.0, "seconds of work per frame", minimum=0.0)
     patches: int = parameter(96, "a count", minimum=8, maximum=1024)
-    preset: str = parameter("fast", "a choice", choices=("default", "fast", "cpu"))
+    mode: str = parameter("fast", "a choice", choices=("default", "fast", "cpu"))
     weights: str | None = parameter(None, "a file")
     threshold: float | None = parameter(None, "optional number", minimum=0.0)
     gains: tuple[float, ...] = parameter((1.0, 2.0), "a few numbers")
@@ -60,9 +60,8 @@ class FakeOdometry:
             frame.stamp, Status.OK, "", pose, covariance * self.frames, increment, covariance, probability=0.9
         )
 
-    def point_cloud(self):
-        points = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
-        return points, np.array([[255, 0, 0], [0, 255, 0]], np.uint8)
+    def points(self):
+        return np.array([[0.0, 0.0, 50.0], [0.0, 0.0, -50.0]]), np.array([self.frames, self.frames])
 
 
 class Listener:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
 from robust_loc.geometry.cameras import CameraCalibration
-from robust_loc.nodes.conversions import camera_info_message
+from robust_loc.nodes.conversions import camera_info_message, nanoseconds
 from robust_loc.nodes.odometry_node import OdometryNode
 
 
@@ -68,6 +68,11 @@ def test_odometry_and_patches_are_published_beside_the_estimate(odometry):
     assert client.wait(lambda: odometries and clouds)
     assert odometries[-1].child_frame_id == "camera" and clouds[-1].header.frame_id == "visual_odom"
     assert clouds[-1].width == 2
+    ahead, behind = np.frombuffer(clouds[-1].data, np.uint8).reshape(2, 16)[:, 12:15]
+    stamp = nanoseconds(clouds[-1].header.stamp)
+    image = np.random.default_rng(stamp).integers(1, 255, (24, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(ahead[::-1], image[12, 16], "coloured by the pixel it is seen at")
+    np.testing.assert_array_equal(behind, [128, 128, 128])
 
 
 SMALL = CameraCalibration(16, 12, 20.0, 20.0, 8.0, 6.0)

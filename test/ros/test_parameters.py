@@ -25,11 +25,11 @@ def test_every_field_is_declared_with_its_description_range_and_default(graph):
     assert described.description == "metres forward per frame"
     assert (described.floating_point_range[0].from_value, described.floating_point_range[0].to_value) == (0.0, 10.0)
     assert made.describe_parameter("patches").integer_range[0].to_value == 1024
-    assert "one of default, fast, cpu" in made.describe_parameter("preset").additional_constraints
+    assert "one of default, fast, cpu" in made.describe_parameter("mode").additional_constraints
 
 
 def test_values_given_at_start_reach_the_configuration(graph):
-    made = node(graph, step=0.5, patches=8, preset="cpu", weights="w.safetensors", threshold=0.25, gains=[3.0])
+    made = node(graph, step=0.5, patches=8, mode="cpu", weights="w.safetensors", threshold=0.25, gains=[3.0])
     assert read(made, FakeConfig) == FakeConfig(0.5, 0.0, 8, "cpu", "w.safetensors", 0.25, (3.0,))
 
 
@@ -44,7 +44,7 @@ def test_a_node_does_not_start_with_a_bad_value(graph, bad):
     [
         ("step", -1.0, "step"),
         ("step", float("nan"), "step"),
-        ("preset", "slow", "default, fast, cpu"),
+        ("mode", "slow", "default, fast, cpu"),
         ("threshold", -1.0, "threshold"),
     ],
 )
@@ -56,10 +56,10 @@ def test_a_bad_value_is_refused_with_the_reason(graph, name, value, reason):
 
 
 def test_a_bad_choice_at_start_fails_configure_and_a_good_one_repairs_it(graph):
-    made = node(graph, preset="slow")
+    made = node(graph, mode="slow")
     made.start()
     assert made.lifecycle_state == "unconfigured"
-    assert made.set_parameters([Parameter("preset", value="cpu")])[0].successful
+    assert made.set_parameters([Parameter("mode", value="cpu")])[0].successful
     made.start()
     assert made.lifecycle_state == "active"
 

@@ -1,5 +1,6 @@
 """A recording played through live processes with real DDS: every image answered, stamps kept, clean exits."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from robust_loc.data import BagWriter, open_bag
+from robust_loc.data.results import read_source
 from robust_loc.errors import RobustLocError
 from robust_loc.geometry.cameras import CameraCalibration
 from robust_loc.nodes.bag_player import BagPlayer
@@ -82,10 +84,10 @@ def finish(program, timeout=60):
     return program.returncode, output
 
 
-def test_in_lockstep_every_frame_is_answered_once_with_its_stamp(graph, process, recording):
+def test_in_lockstep_every_frame_is_answered_once_with_its_stamp(graph, process, recording, tmp_path):
     client = graph.add(Client())
     odometry = process("-c", FAKE, lockstep=True, use_sim_time=True)
-    code, output = finish(player(process, recording, lockstep=True, rate=0.0))
+    code, output = finish(player(process, recording, lockstep=True, rate=0.0, results=tmp_path / "run"))
     assert code == 0 and f"played {FRAMES} images" in output, output
     expected = [START + i * PERIOD for i in range(FRAMES)]
     assert client.wait(lambda: len(client.estimates) >= FRAMES)
@@ -93,6 +95,12 @@ def test_in_lockstep_every_frame_is_answered_once_with_its_stamp(graph, process,
     for estimate in client.estimates[1:]:
         assert estimate.has_pose and estimate.child_frame_id == "camera_optical_frame"
         assert np.linalg.eigvalsh(np.array(estimate.pose.covariance).reshape(6, 6)).min() > 0
+    results = read_source(tmp_path / "run", "odometry")
+    np.testing.assert_array_equal(results.stamps, expected)
+    np.testing.assert_array_equal(results.trajectory.stamps, expected[1:])
+    assert results.trajectory.covariances is not None and results.statuses[:2] == ("initializing", "ok")
+    description = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert description["configuration"]["/odometry"]["step"] == 0.1 and description["recording"] == str(recording)
     odometry.send_signal(signal.SIGINT)
     code, output = finish(odometry)
     assert code == 0, output
