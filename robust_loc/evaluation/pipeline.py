@@ -1,7 +1,7 @@
 """The whole system without a graph: all estimators and the filter over every frame, in the lockstep order of the graph.
 
 For each image: the odometry's answer moves the filter, then the absolute estimators' answers, in the order of their
-names, correct it. The estimators get no prior, so that their fixes stay independent of the filter.
+names, correct it. The absolute estimators are given the fused pose of the image before as a prior, as in the graph.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from robust_loc.data.files import write_atomically
 from robust_loc.data.results import ResultsWriter, trajectory_of
 from robust_loc.data.trajectory import format_stamp, write_tum
 from robust_loc.evaluation.covariance_calibration import INCREMENTS
-from robust_loc.evaluation.replay import Estimator, replay
+from robust_loc.evaluation.replay import Estimator
 from robust_loc.fusion import Localization, LocalizationFilter, camera_estimate
-from robust_loc.types import Estimate, Frame
+from robust_loc.types import Estimate, Frame, Status
 
+SECOND = 1_000_000_000
 TIMELINE = "fusion.timeline.csv"
 TIMELINE_COLUMNS = (
     "timestamp",
@@ -61,28 +62,43 @@ def localize(
     odometry: Estimator | None = None,
     absolute: Mapping[str, Estimator] | None = None,
     every: Mapping[str, int] | None = None,
+    prior_age: float = 1.0,
 ) -> Iterator[Answers]:
     """Drive estimators and filter over frames; any of the estimators may be missing.
 
     Args:
         absolute: estimators of absolute poses by name (``relocalizer``, ``regressor``).
         every: name -> ask it at every n-th frame only (a slow one on a small machine); default 1.
+        prior_age: seconds after which the fused pose is no prior any more.
     """
     absolute, every = dict(sorted((absolute or {}).items())), every or {}
+    fusion: Estimate | None = None
     for number, frame in enumerate(frames):
         answers: dict[str, Estimate] = {}
         start = time.perf_counter()
         if odometry is not None:
-            (answers["odometry"],) = replay([frame], odometry)
+            answers["odometry"] = _ask(odometry, frame, None)
             said = localizer.predict(answers["odometry"])
         else:
             said = localizer.advance(frame.stamp)
+        usable = fusion is not None and fusion.has_pose and abs(frame.stamp - fusion.stamp) <= prior_age * SECOND
+        prior = fusion if usable else None
         for name, estimator in absolute.items():
             if number % every.get(name, 1) == 0:
-                (answers[name],) = replay([frame], estimator)
+                answers[name] = _ask(estimator, frame, prior)
                 said = localizer.correct(answers[name], name)
         fusion = camera_estimate(said, frame.stamp, localizer.base_T_cam)
-        yield Answers(frame.stamp, answers, said, replace(fusion, latency=time.perf_counter() - start))
+        fusion = replace(fusion, latency=time.perf_counter() - start)
+        yield Answers(frame.stamp, answers, said, fusion)
+
+
+def _ask(estimator: Estimator, frame: Frame, prior: Estimate | None) -> Estimate:
+    """The estimator's answer, without the truth that the frame may carry; a missing one counts as REFUSED."""
+    start = time.perf_counter()
+    estimate = estimator.update(replace(frame, world_T_cam=None), prior)
+    if estimate is None:
+        estimate = Estimate(frame.stamp, Status.REFUSED, "no answer")
+    return estimate if estimate.latency else replace(estimate, latency=time.perf_counter() - start)
 
 
 def record(

@@ -23,15 +23,17 @@ class Scripted:
 
     def __init__(self, events, source):
         self.answers = {e.estimate.stamp: e.estimate for e in events if e.source == source}
-        self.asked = []
+        self.asked, self.priors = [], []
 
     def update(self, frame, prior=None):
         assert frame.world_T_cam is None, "the truth must not reach an estimator"
         self.asked.append(frame.stamp)
+        self.priors.append(prior)
         return self.answers.get(frame.stamp)
 
     def reset(self):
         self.asked.clear()
+        self.priors.clear()
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,14 @@ def test_slow_estimator_is_asked_at_every_nth_frame_only(events):
     )
     assert len(slow.asked) == 16
     assert sum("relocalizer" in answer.by_source for answer in answers) == 16
+
+
+def test_absolute_estimators_get_the_fused_pose_of_the_frame_before_as_a_prior(events):
+    relocalizer = Scripted(events, "relocalizer")
+    odometry = Scripted(events, "odometry")
+    answers = list(
+        localize(frames(events), LocalizationFilter(WHITE), odometry=odometry, absolute={"relocalizer": relocalizer})
+    )
+    assert set(odometry.priors) == {None} and relocalizer.priors[0] is None
+    for before, prior in zip(answers, relocalizer.priors[1:]):
+        assert (prior is before.fusion) if before.fusion.has_pose else prior is None
