@@ -12,7 +12,7 @@ from robust_loc.config import Config, parameter
 class PoseNetworkConfig(Config):
     """The network's shape. The defaults are the compact network for CPU and Jetson."""
 
-    encoder: str = parameter("compact", "image encoder", choices=["compact", "published"])
+    encoder: str = parameter("handmade", "image encoder", choices=["handmade", "compact", "published"])
     image_height: int = parameter(240, "height images are resized to, in pixels", minimum=64, maximum=1024)
     head_channels: int = parameter(128, "channels of the scene-coordinate head", minimum=16, maximum=1024)
     head_blocks: int = parameter(1, "residual blocks of the scene-coordinate head", minimum=0, maximum=8)

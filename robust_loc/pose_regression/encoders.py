@@ -1,19 +1,22 @@
-"""Image encoders: a grey image to a coarse grid of features, the same for every scene."""
+"""Image encoders: an image to a coarse grid of features, the same for every scene.
+
+All take RGB images (B, 3, H, W), float in [0, 255], and convert inside to what they were made for.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robust_loc.features import FINE_STRIDE, HandmadeConfig, HandmadeFeatures
+from robust_loc.features.compact import CompactNetwork
+from robust_loc.features.network import CompactFeatures, normalised
+
 GREY_MEAN, GREY_STD = 0.4, 0.25
-
-
-def grey_input(image: Tensor) -> Tensor:
-    """RGB images (B, 3, H, W) uint8 or float in [0, 255] to normalised grey (B, 1, H, W)."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device).reshape(1, 3, 1, 1)
-    grey = (image.float() * weights).sum(1, keepdim=True) / 255.0
-    return (grey - GREY_MEAN) / GREY_STD
 
 
 class PublishedEncoder(nn.Module):
@@ -41,9 +44,10 @@ class PublishedEncoder(nn.Module):
         self.res2_conv3 = nn.Conv2d(512, 512, 3, 1, 1)
         self.res2_skip = nn.Conv2d(256, 512, 1)
 
-    def forward(self, grey: Tensor) -> Tensor:
-        """(B, 1, H, W) to (B, 512, ceil(H/8), ceil(W/8))."""
-        x = F.relu(self.conv1(grey))
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 255] to (B, 512, ceil(H/8), ceil(W/8))."""
+        grey = (images * images.new_tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, keepdim=True) / 255
+        x = F.relu(self.conv1((grey - GREY_MEAN) / GREY_STD))
         x = F.relu(self.conv2(x))
         x = F.relu(self.conv3(x))
         residual = F.relu(self.conv4(x))
@@ -58,30 +62,57 @@ class PublishedEncoder(nn.Module):
 
 
 class CompactEncoder(nn.Module):
-    """A small encoder for CPU and Jetson: stride 16, 128 channels, about 0.5 M parameters."""
+    """The coarse half of the relocalizer's compact network: stride 16, 128 channels; its weights may be shared."""
 
-    channels = 128
     stride = 16
     cell_offset = 0.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 24, 5, 2, 2)
-        self.conv2 = nn.Conv2d(24, 48, 3, 2, 1)
-        self.conv3 = nn.Conv2d(48, 96, 3, 2, 1)
-        self.conv4 = nn.Conv2d(96, 128, 3, 2, 1)
-        self.context1 = nn.Conv2d(128, 128, 3, 1, 1)
-        self.context2 = nn.Conv2d(128, 128, 3, 1, 1)
+        self.network = CompactNetwork()
+        # the fine head is never run here
+        del self.network.fine_mix, self.network.fine_head
+        self.channels = self.network.coarse_channels
 
-    def forward(self, grey: Tensor) -> Tensor:
-        """(B, 1, H, W) to (B, 128, ceil(H/16), ceil(W/16))."""
-        x = F.relu(self.conv1(grey))
-        x = F.relu(self.conv2(x))
-        x = F.relu(self.conv3(x))
-        x = self.conv4(x)
-        return x + self.context2(F.relu(self.context1(F.relu(x))))
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 255] to (B, 128, ceil(H/16), ceil(W/16))."""
+        return self.network.trunk(normalised(images))[2]
+
+    def load_features(self, path: str | Path) -> None:
+        """Take the weights of a compact descriptor file; WeightsError says what is wrong with it."""
+        self.network = CompactFeatures.from_file(path).network
+        del self.network.fine_mix, self.network.fine_head
 
 
-def make_encoder(name: str) -> PublishedEncoder | CompactEncoder:
+class HandmadeEncoder(nn.Module):
+    """Coarse and fine hand-made descriptors of each cell: nothing to train, stride 16, 208 channels.
+
+    The coarse one sees a third of the image, the fine one some twenty pixels about the cell's centre.
+    """
+
+    stride = 16
+    cell_offset = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.descriptor = HandmadeFeatures(HandmadeConfig(coarse_temperature=0.01, fine_temperature=0.01))
+        self.channels = self.descriptor.coarse_channels + self.descriptor.fine_channels
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB (B, 3, H, W) in [0, 255] to (B, 208, ceil(H/16), ceil(W/16))."""
+        cells = []
+        for image in images.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy():
+            maps = self.descriptor.extract(np.ascontiguousarray(image))
+            step = self.stride // FINE_STRIDE
+            fine = maps.fine[::step, ::step]
+            cells.append(torch.cat([maps.coarse, fine], -1))
+        # descriptors are about ten long; unit variance suits the head's initialisation
+        return torch.stack(cells).permute(0, 3, 1, 2).to(images.device)
+
+
+def make_encoder(name: str) -> PublishedEncoder | CompactEncoder | HandmadeEncoder:
     """The encoder of that name; see ``PoseNetworkConfig.encoder``."""
-    return PublishedEncoder() if name == "published" else CompactEncoder()
+    if name == "published":
+        return PublishedEncoder()
+    return CompactEncoder() if name == "compact" else HandmadeEncoder()

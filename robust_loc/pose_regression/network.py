@@ -69,9 +69,9 @@ class PoseNetwork(nn.Module):
     def stride(self) -> int:
         return self.encoder.stride
 
-    def forward(self, grey: Tensor, intrinsics: Tensor) -> Prediction:
-        """Normalised grey images (B, 1, H, W) and intrinsics (B, 4) of that size to poses and information."""
-        return self.pose_of_points(self.scene(self.encoder(grey)), intrinsics)
+    def forward(self, images: Tensor, intrinsics: Tensor) -> Prediction:
+        """RGB images (B, 3, H, W) in [0, 255] and intrinsics (B, 4) of that size to poses and information."""
+        return self.pose_of_points(self.scene(self.encoder(images)), intrinsics)
 
     def pose_of_points(
         self, points: Tensor, intrinsics: Tensor, mask: Tensor | None = None, detach_features: bool = False

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_loc.pose_regression.config import PoseRegressorConfig
-from robust_loc.pose_regression.encoders import grey_input
 from robust_loc.pose_regression.network import PoseNetwork
 from robust_loc.pose_regression.scene_gate import agreement, describe
 from robust_loc.pose_regression.tangent import covariance_of_factor
@@ -92,8 +91,8 @@ class PoseRegressor:
     @torch.inference_mode()
     def _answer(self, frame: Frame) -> Answer:
         image, camera = resize_to_height(frame.image, frame.camera, self.network.config.image_height)
-        grey, intrinsics = network_input(image, camera, self.config.device)
-        features = self.network.encoder(grey)
+        rgb, intrinsics = network_input(image, camera, self.config.device)
+        features = self.network.encoder(rgb)
         points = self.network.scene(features)
         prediction = self.network.pose_of_points(points, intrinsics)
         pixels = self.network.cell_pixels(*points.shape[-2:]).to(points.device)
@@ -129,9 +128,9 @@ def resize_to_height(image: NDArray[np.uint8], camera: Camera, height: int) -> t
 
 
 def network_input(image: NDArray[np.uint8], camera: Camera, device: str) -> tuple[Tensor, Tensor]:
-    """Normalised grey (1, 1, H, W) and intrinsics (1, 4) of an RGB image."""
+    """RGB (1, 3, H, W) float in [0, 255] and intrinsics (1, 4) of an image."""
     rgb = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]
-    return grey_input(rgb), torch.from_numpy(camera.intrinsics).float().to(device)[None]
+    return rgb.float(), torch.from_numpy(camera.intrinsics).float().to(device)[None]
 
 
 def proper_pose(pose: Tensor) -> FloatArray:

@@ -12,6 +12,7 @@ SOFT_CLAMP = (50.0, 1.0)  # pixels, at the start and at the end of the training
 _NEAR, _FAR = 0.1, 1000.0  # metres of depth
 _MAX_ERROR = 1000.0  # pixels
 _TARGET_DEPTH = 10.0  # metres, for cells that are invalid
+_PER_METRE = 50.0  # pixels that a metre of error counts like
 
 
 class ReprojectionLoss(NamedTuple):
@@ -47,3 +48,15 @@ def reprojection_loss(
     loss = torch.where(valid, tau * torch.tanh(error / tau), to_target).mean()
     seen = error.detach()[valid]
     return ReprojectionLoss(loss, valid.float().mean(), seen.median() if len(seen) else seen.new_tensor(math.inf))
+
+
+def depth_loss(points: Tensor, cam_T_world: Tensor, intrinsics: Tensor, pixels: Tensor, depth: Tensor) -> Tensor:
+    """Mean distance, in units of ``_PER_METRE`` pixels, of world points (n, 3) to where the depth (n,) puts them.
+
+    Shapes as in :func:`reprojection_loss`; samples with depth 0 (unknown) do not count. DSAC*'s RGB-D training.
+    """
+    ray = torch.cat([(pixels - intrinsics[:, 2:]) / intrinsics[:, :2], torch.ones_like(depth)[:, None]], -1)
+    camera = (cam_T_world[:, :3, :3] @ points[..., None] + cam_T_world[:, :3, 3:])[..., 0]
+    distance = (camera - depth[:, None] * ray).norm(dim=-1)
+    known = depth > 0
+    return _PER_METRE * (distance * known).sum() / known.sum().clamp_min(1)

@@ -39,15 +39,16 @@ def test_published_transformer_has_the_published_number_of_parameters():
 
 def test_published_encoder_has_stride_8_and_rounds_up():
     with torch.no_grad():
-        assert PublishedEncoder()(torch.zeros(1, 1, 52, 68)).shape == (1, 512, 7, 9)
+        assert PublishedEncoder()(torch.zeros(1, 3, 52, 68)).shape == (1, 512, 7, 9)
 
 
-def test_compact_network_answers_every_image_size():
-    network = PoseNetwork().eval()
+@pytest.mark.parametrize("encoder", ["handmade", "compact"])
+def test_network_answers_every_image_size(encoder):
+    network = PoseNetwork(PoseNetworkConfig(encoder=encoder)).eval()
     intrinsics = torch.tensor([[280.0, 280.0, 160.0, 120.0]])
     for height, width in ((240, 320), (240, 427), (100, 130)):
         with torch.no_grad():
-            prediction = network(torch.zeros(1, 1, height, width), intrinsics)
+            prediction = network(torch.zeros(1, 3, height, width), intrinsics)
         assert len(prediction.poses) == 2
         assert prediction.world_T_cam.shape == (1, 4, 4)
         assert prediction.factor.shape == (1, 6, 6)

@@ -73,7 +73,7 @@ def test_answer_that_is_not_finite_is_refused(network):
 
 
 def test_image_unlike_the_training_scene_is_refused_unless_the_gate_is_off(network):
-    network.gate.remember(torch.randn(40, 256, generator=torch.Generator().manual_seed(0)))
+    network.gate.remember(torch.randn(40, 2 * network.encoder.channels, generator=torch.Generator().manual_seed(0)))
     network.gate.minimum_similarity.fill_(0.9)
     estimate = PoseRegressor(network=network).update(frame())
     assert estimate.status is Status.REFUSED and "similarity" in estimate.reason and estimate.in_map_score < 0.9
