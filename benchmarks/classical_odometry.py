@@ -68,7 +68,8 @@ class ClassicalOdometry:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        cv2.setRNGSeed(self.seed)
+        # OpenCV samples with a generator of its own that no seed reaches; the order of the points does
+        self._generator = np.random.default_rng(self.seed)
         self.points: FloatArray = np.zeros((0, 3))
         self.birth: IntArray = np.zeros(0, dtype=np.int64)  # keyframe a track was first seen in
         self.ids: IntArray = np.zeros(0, dtype=np.int64)
@@ -124,6 +125,8 @@ class ClassicalOdometry:
         """Start the map from the last keyframe and this frame once the tracks are long enough."""
         base = self.keyframes[-1]
         before, now, ids = _matches(base, self.ids, self.pixels)
+        order = self._generator.permutation(len(ids))
+        before, now, ids = before[order], now[order], ids[order]
         self._waiting.append((stamp, self.ids, self.pixels))
         if len(ids) < 50:  # the view was lost before there was enough parallax: start over from here
             self._add_keyframe(base.cam_T_world, stamp)
@@ -186,13 +189,14 @@ class ClassicalOdometry:
         if mapped.sum() < 15:
             return None
         points, seen, k = self.points[ids[mapped]], pixels[mapped], self.camera.matrix
+        order = self._generator.permutation(len(points))
         rotation, translation = cv2.Rodrigues(guess[:3, :3])[0], guess[:3, 3:].copy()
         ok, rotation, translation, kept = cv2.solvePnPRansac(
-            points, seen, k, None, rotation, translation, True, 200, 2 * self.config.inlier, 0.999
+            points[order], seen[order], k, None, rotation, translation, True, 200, 2 * self.config.inlier, 0.999
         )
         if not ok or kept is None or len(kept) < 15:
             return None
-        kept = kept.ravel()
+        kept = order[kept.ravel()]
         rotation, translation = cv2.solvePnPRefineLM(points[kept], seen[kept], k, None, rotation, translation)
         cam_T_world = np.eye(4)
         cam_T_world[:3, :3], cam_T_world[:3, 3] = cv2.Rodrigues(rotation)[0], translation.ravel()
@@ -327,6 +331,7 @@ def bundle_adjustment(
         return float(np.where(error < huber, 0.5 * error**2, huber * (error - 0.5 * huber)).sum())
 
     count, total = len(cam_T_world), len(points)
+    by_camera, by_point = Groups(camera, count), Groups(point, total)
     damping, current = 1e-4, cost(cam_T_world, points)
     for _ in range(iterations):
         rotation = cam_T_world[camera, :3, :3]
@@ -340,14 +345,13 @@ def bundle_adjustment(
         projection[:, 1, 1], projection[:, 1, 2] = k[1, 1] / z, -k[1, 1] * x[:, 1] / z**2
         j_pose = np.concatenate([projection, -projection @ _skew(x)], axis=2)  # left perturbation [tau, phi]
         j_point = projection @ rotation
-        u, v, e = np.zeros((count, 6, 6)), np.zeros((total, 3, 3)), np.zeros((count, total, 6, 3))
-        b_pose, b_point = np.zeros((count, 6)), np.zeros((total, 3))
-        weighted = weight[:, None, None] * j_pose
-        np.add.at(u, camera, weighted.transpose(0, 2, 1) @ j_pose)
-        np.add.at(v, point, (weight[:, None, None] * j_point).transpose(0, 2, 1) @ j_point)
-        np.add.at(e, (camera, point), weighted.transpose(0, 2, 1) @ j_point)
-        np.add.at(b_pose, camera, -np.einsum("nij,ni->nj", weighted, residual))
-        np.add.at(b_point, point, -np.einsum("nij,ni->nj", weight[:, None, None] * j_point, residual))
+        weighted, weighted_point = weight[:, None, None] * j_pose, weight[:, None, None] * j_point
+        u = by_camera.sum(weighted.transpose(0, 2, 1) @ j_pose)
+        v = by_point.sum(weighted_point.transpose(0, 2, 1) @ j_point)
+        b_pose = -by_camera.sum(np.einsum("nij,ni->nj", weighted, residual))
+        b_point = -by_point.sum(np.einsum("nij,ni->nj", weighted_point, residual))
+        e = np.zeros((count, total, 6, 3))
+        e[camera, point] = weighted.transpose(0, 2, 1) @ j_point  # a camera sees a point once
         u, e, b_pose = u[fixed:], e[fixed:], b_pose[fixed:]
         free = count - fixed
         diagonal = np.arange(3)
@@ -377,6 +381,21 @@ def bundle_adjustment(
         else:
             damping *= 10
     return cam_T_world, points
+
+
+class Groups:
+    """Sums rows by the group they belong to."""
+
+    def __init__(self, group: IntArray, count: int) -> None:
+        self.order = np.argsort(group, kind="stable")
+        self.present, self.starts = np.unique(group[self.order], return_index=True)
+        self.count = count
+
+    def sum(self, rows: FloatArray) -> FloatArray:
+        """(count, ...) sums of ``rows`` (N, ...)."""
+        total = np.zeros((self.count, *rows.shape[1:]))
+        total[self.present] = np.add.reduceat(rows[self.order], self.starts, axis=0)
+        return total
 
 
 def _perturbation(step: FloatArray) -> FloatArray:
