@@ -1,6 +1,5 @@
 """The classical baseline is itself right: its bundle adjustment and its trajectory on a rendered wall."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -13,19 +12,18 @@ from robust_loc.data.trajectory import Trajectory
 from robust_loc.evaluation import AlignmentMode, evaluate
 from robust_loc.types import Camera, Frame
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "classical_odometry.py"
+
+@pytest.fixture(autouse=True, scope="module")
+def benchmarks():
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
 
 
-@pytest.fixture(scope="module")
-def classical():
-    specification = importlib.util.spec_from_file_location("classical_odometry", FILE)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["classical_odometry"] = module  # dataclasses look their module up
-    specification.loader.exec_module(module)
-    return module
+def test_the_bundle_adjustment_recovers_poses_and_points_from_exact_observations():
+    from local_adjustment import bundle_adjustment, perturbation, project
 
-
-def test_the_bundle_adjustment_recovers_poses_and_points_from_exact_observations(classical):
     rng = np.random.default_rng(0)
     k = Camera(640, 480, 500.0, 510.0, 320.0, 240.0).matrix
     points = rng.uniform([-2, -2, 4], [2, 2, 8], (60, 3))
@@ -33,11 +31,11 @@ def test_the_bundle_adjustment_recovers_poses_and_points_from_exact_observations
     poses[:, :3, :3] = Rotation.from_rotvec(rng.normal(size=(5, 3)) * 0.05).as_matrix()
     poses[:, 0, 3] = -0.3 * np.arange(5)
     camera, point = (index.ravel() for index in np.meshgrid(np.arange(5), np.arange(60)))
-    pixels = classical._project(poses[camera], points[point], k)
+    pixels = project(poses[camera], points[point], k)
     start = poses.copy()
     for index in range(2, 5):
-        start[index] = classical._perturbation(rng.normal(size=6) * 0.01) @ poses[index]
-    found, moved = classical.bundle_adjustment(
+        start[index] = perturbation(rng.normal(size=6) * 0.01) @ poses[index]
+    found, moved = bundle_adjustment(
         start, points + rng.normal(size=points.shape) * 0.03, camera, point, pixels, k, fixed=2, iterations=30
     )
     np.testing.assert_allclose(found, poses, atol=1e-5)
@@ -45,7 +43,9 @@ def test_the_bundle_adjustment_recovers_poses_and_points_from_exact_observations
     np.testing.assert_array_equal(found[:2], poses[:2])
 
 
-def test_a_camera_moving_along_two_textured_walls_is_followed(classical):
+def test_a_camera_moving_along_two_textured_walls_is_followed():
+    from classical_odometry import ClassicalConfig, run
+
     rng = np.random.default_rng(1)
     camera = Camera(320, 240, 260.0, 260.0, 159.5, 119.5)
     texture = cv2.GaussianBlur(rng.integers(0, 256, (900, 1600), dtype=np.uint8), (0, 0), 2.0)
@@ -64,7 +64,7 @@ def test_a_camera_moving_along_two_textured_walls_is_followed(classical):
             image[rows] = cv2.warpPerspective(texture, homography, (320, 240))[rows]
         poses.append(world_T_cam)
         frames.append(Frame(np.repeat(image[:, :, None], 3, axis=2), camera, 1000 + index * 33_000_000))
-    odometry, _ = classical.run(frames, seed=0, config=classical.ClassicalConfig())
+    odometry, _ = run(frames, seed=0, config=ClassicalConfig())
     truth = Trajectory(np.array([frame.stamp for frame in frames]), np.array(poses))
     summary = evaluate(odometry.trajectory, truth, alignment=AlignmentMode.SIM3).summary
     assert odometry.losses == 0 and summary["estimated"] == 30
