@@ -23,7 +23,7 @@ FIRST_CHOICE = ("fusion", "relocalizer", "regressor", "odometry")
 @click.option("--source", help="Which trajectory of a results folder; default: fusion, or the only one.")
 @click.option("--ground-truth-topic", help="Pose or odometry topic, or /tf:parent.child; default: found by name.")
 @click.option("--image-topic", help="The camera's topic, where the recording has several.")
-@click.option("--align", type=click.Choice(["none", "se3", "sim3"]), default="none", show_default=True,
+@click.option("--align", type=click.Choice(["none", "se3", "sim3", "start"]), default="none", show_default=True,
               help="Alignment before RPE, drift, medians, recall and uncertainty (ATE is given for all).")  # fmt: skip
 @click.option("--max-difference", type=click.FloatRange(min=0), default=0.01, show_default=True,
               help="Seconds between an estimate and its true pose.")  # fmt: skip
@@ -54,6 +54,9 @@ def command(
     """Judge ESTIMATE (a TUM file, or a results folder) by TRUTH (a TUM file, or a recording).
 
     Every true pose counts as a frame; with a recording, every image. Angles of the JSON object are in radians.
+
+    For odometry, whose unit of length is arbitrary, use --align sim3, or --align start to judge its covariances: the
+    first poses are made to coincide and the scale is that of Sim(3).
     """
     from robust_loc.data.results import read_source, sources_in
     from robust_loc.data.trajectory import read_tum

@@ -26,11 +26,16 @@ RECALL_BOUNDS = ((0.05, 5.0), (0.25, 2.0), (0.5, 5.0), (5.0, 10.0))
 
 
 class AlignmentMode(Enum):
-    """The transform that an estimate may undergo before its errors are taken."""
+    """The transform that an estimate may undergo before its errors are taken.
+
+    SE3 and SIM3 fit the positions of the whole trajectory. START makes the first poses coincide and takes the scale of
+    SIM3: the covariance of an odometry starts at zero with its first pose, and is judged so.
+    """
 
     NONE = "none"
     SE3 = "se3"
     SIM3 = "sim3"
+    START = "start"
 
 
 class Statistics(NamedTuple):
@@ -66,6 +71,12 @@ def find_alignment(estimate: Trajectory, truth: Trajectory, mode: AlignmentMode)
     """
     if mode is AlignmentMode.NONE:
         return Alignment(np.eye(3), np.zeros(3), 1.0)
+    if mode is AlignmentMode.START:
+        whole = find_alignment(estimate, truth, AlignmentMode.SIM3)
+        if whole is None:
+            return None
+        rotation = truth.rotations[0] @ estimate.rotations[0].T
+        return Alignment(rotation, truth.positions[0] - whole.scale * rotation @ estimate.positions[0], whole.scale)
     if len(estimate) < 3 or _spread(truth.positions) < STANDSTILL:
         return None
     try:

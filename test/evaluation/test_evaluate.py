@@ -8,7 +8,7 @@ from robust_loc.data.trajectory import Trajectory
 from robust_loc.errors import TrajectoryError
 from robust_loc.evaluation import AlignmentMode, evaluate
 from robust_loc.evaluation.metrics import kitti_drift, relative_errors
-from robust_loc.uncertainty import perturb
+from robust_loc.uncertainty import compose, perturb
 
 SECOND = 1_000_000_000
 
@@ -72,6 +72,25 @@ def test_the_anees_survives_the_alignment_of_a_scaled_and_turned_world():
     scaled = Trajectory(truth.stamps, poses, scale @ moved.covariances @ scale)
     summary = evaluate(scaled, truth, alignment=AlignmentMode.SIM3).summary
     assert summary["uncertainty"]["anees"] == pytest.approx(1.0, abs=0.06)
+
+
+def test_an_odometry_is_judged_from_its_start_with_the_covariance_that_it_accumulates():
+    truth, rng = helix(300), np.random.default_rng(6)
+    steps = np.linalg.inv(truth.world_T_cam[:-1]) @ truth.world_T_cam[1:]
+    sigma = np.array([1e-3, 1e-3, 1e-3, 2e-4, 2e-4, 2e-4])
+    poses, covariances = [np.eye(4)], [1e-12 * np.eye(6)]
+    for step in steps:
+        noisy_step = perturb(step, rng.normal(size=6) * sigma)
+        pose, covariance = compose(poses[-1], covariances[-1], noisy_step, np.diag(sigma**2))
+        poses.append(pose)
+        covariances.append(covariance)
+    shrink = np.diag([0.1] * 3 + [1.0] * 3)
+    scaled = np.array(poses)
+    scaled[:, :3, 3] *= 0.1
+    odometry = Trajectory(truth.stamps, scaled, shrink @ np.array(covariances) @ shrink)
+    evaluation = evaluate(odometry, truth, alignment=AlignmentMode.START)
+    assert evaluation.series.translation[0] < 1e-12 and set(evaluation.summary["ate"]) == {"none", "se3", "sim3"}
+    assert 0.3 < evaluation.summary["uncertainty"]["anees"] < 2.0  # one run is one draw
 
 
 def test_uncertainty_that_grows_with_the_error_has_a_smaller_ause_than_one_that_does_not():
