@@ -16,7 +16,7 @@ class PoseNetworkConfig(Config):
     image_height: int = parameter(240, "height images are resized to, in pixels", minimum=64, maximum=1024)
     head_channels: int = parameter(128, "channels of the scene-coordinate head", minimum=16, maximum=1024)
     head_blocks: int = parameter(1, "residual blocks of the scene-coordinate head", minimum=0, maximum=8)
-    width: int = parameter(96, "channels of the pose transformer, a multiple of 4 x heads", minimum=16, maximum=1024)
+    width: int = parameter(64, "channels of the pose transformer, a multiple of 4 x heads", minimum=16, maximum=1024)
     blocks: int = parameter(4, "self-attention blocks of the pose transformer", minimum=1, maximum=24)
     heads: int = parameter(4, "attention heads", minimum=1, maximum=16)
     blocks_per_stage: int = parameter(

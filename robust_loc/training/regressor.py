@@ -47,6 +47,7 @@ class RegressorTrainingConfig(Config):
     map_steps: int = parameter(1500, "steps of the stage 'map'", minimum=0)
     map_batch: int = parameter(2048, "samples per step", minimum=64)
     map_rate: float = parameter(5e-3, "peak learning rate", minimum=0)
+    thinning: int = parameter(2, "train the transformer on every n-th row and column of cells", minimum=1, maximum=8)
     pose_steps: int = parameter(2500, "steps of the stage 'pose'", minimum=0)
     uncertainty_steps: int = parameter(400, "steps of the stage 'uncertainty'", minimum=0)
     joint_steps: int = parameter(800, "steps of the stage 'joint'", minimum=0)
@@ -63,8 +64,8 @@ class RegressorTrainingConfig(Config):
     def published(cls) -> RegressorTrainingConfig:
         """The published lengths (ACE: 8 M samples, 16 epochs; marepo: 16 copies), for a GPU."""
         return cls(
-            encoder_steps=0, buffer=8_000_000, map_steps=25_000, map_batch=5120, copies=16, pose_steps=20_000,
-            uncertainty_steps=5000, joint_steps=5000, pose_batch=64,
+            encoder_steps=0, buffer=8_000_000, map_steps=25_000, map_batch=5120, copies=16, thinning=1,
+            pose_steps=20_000, uncertainty_steps=5000, joint_steps=5000, pose_batch=64,
         )  # fmt: skip
 
 
@@ -231,8 +232,8 @@ class RegressorTrainer:
         steps, head = self.config.uncertainty_steps, self.network.uncertainty.train()
         for step, optimizer in self._steps("uncertainty", list(head.parameters()), steps, self.config.pose_rate):
             with torch.no_grad():
-                points, intrinsics, truth, valid = self._draw_scene(stored, world_T_cam)
-                poses, features = self.network.transformer(points, intrinsics, self.network.stride, valid)
+                points, intrinsics, stride, valid, truth = self._draw_scene(stored, world_T_cam)
+                poses, features = self.network.transformer(points, intrinsics, stride, valid)
             loss = information_terms(body_error(poses[-1], truth), head(features)).nll().mean()
             optimizer.step(loss)
             self.progress("uncertainty", step, steps, {"nll": loss.item()})
@@ -248,19 +249,25 @@ class RegressorTrainer:
             optimizer.step(loss)
             self.progress("joint", step, steps, {"loss": loss.item(), **numbers})
 
-    def _draw_scene(self, stored: StoredScene, world_T_cam: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch in a jittered scene: points (B, 3, h, w) and poses about the centre, intrinsics, valid cells."""
+    def _draw_scene(self, stored: StoredScene, world_T_cam: Tensor) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
+        """A batch in a jittered scene, thinned out: points (B, 3, h, w) about the centre, intrinsics, stride, valid
+        cells and true poses about the centre."""
         rows = torch.from_numpy(self._draw(len(stored.points), self.config.pose_batch)).to(self.device)
         truth = world_T_cam.to(self.device)[stored.frame[rows]] @ stored.frame_T_row[rows]
         truth[:, :3, 3] -= self.network.scene.mean.reshape(3)
         jitter = self._jitter(len(rows))
-        points = stored.points[rows]
+        every = self.config.thinning
+        x, y = self.random.integers(0, every, 2)
+        points, valid = stored.points[rows][..., y::every, x::every], stored.valid[rows][..., y::every, x::every]
+        # cell u of the thinned grid stands for pixel stride * (every * u + x)
+        corner = stored.intrinsics.new_tensor([0.0, 0.0, float(x), float(y)]) * self.network.stride
         moved = jitter[:, :3, :3] @ points.flatten(2) + jitter[:, :3, 3:]
-        return moved.view_as(points), stored.intrinsics[rows], jitter @ truth, stored.valid[rows]
+        intrinsics = stored.intrinsics[rows] - corner
+        return moved.view(points.shape), intrinsics, every * self.network.stride, valid, jitter @ truth
 
     def _predict(self, stored: StoredScene, world_T_cam: Tensor) -> tuple[Prediction, Tensor]:
-        points, intrinsics, truth, valid = self._draw_scene(stored, world_T_cam)
-        poses, features = self.network.transformer(points, intrinsics, self.network.stride, valid)
+        points, intrinsics, stride, valid, truth = self._draw_scene(stored, world_T_cam)
+        poses, features = self.network.transformer(points, intrinsics, stride, valid)
         if self.config.likelihood == "faithful":  # its variance must not shape the features of the mean
             features = features.detach()
         return Prediction(poses, self.network.uncertainty(features)), truth

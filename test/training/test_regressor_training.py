@@ -22,7 +22,7 @@ from robust_loc.types import Camera, Frame
 CAMERA = Camera(96, 64, 70.0, 70.0, 47.5, 31.5)
 SMALL = PoseNetworkConfig(encoder="compact", image_height=64, head_channels=16, width=16, blocks=2, heads=2)
 SHORT = RegressorTrainingConfig(
-    encoder_steps=2, encoder_batch=2, buffer=2048, map_steps=3, map_batch=512, copies=1, pose_steps=3,
+    encoder_steps=2, encoder_batch=2, buffer=2048, map_steps=3, map_batch=512, copies=1, thinning=1, pose_steps=3,
     uncertainty_steps=2, joint_steps=2, pose_batch=4,
 )  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_jittered_scenes_keep_points_and_poses_together():
     trainer = RegressorTrainer(network, SHORT)
     stored = trainer.store(trainer.fill_buffer(images))
     trainer._draw = lambda count, size: np.arange(len(images), len(images) + 4)  # augmented rows
-    points, _, truth, _ = trainer._draw_scene(stored, images.world_T_cam)
+    points, _, _, _, truth = trainer._draw_scene(stored, images.world_T_cam)
     rotation, position = truth[:, :3, :3], truth[:, :3, 3:]
     in_camera = rotation.mT @ (points.flatten(2) - position)
     rows = stored.frame_T_row[len(images) : len(images) + 4]
@@ -178,6 +178,24 @@ def test_jittered_scenes_keep_points_and_poses_together():
         + network.scene.mean.reshape(3, 1)
     )
     torch.testing.assert_close(in_camera, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_thinned_scenes_keep_each_cell_on_its_ray():
+    """The pixel a thinned cell stands for, seen through the shifted intrinsics, is the original cell's ray."""
+    images = scene()
+    trainer = RegressorTrainer(PoseNetwork(SMALL), RegressorTrainingConfig(thinning=2, pose_batch=8))
+    stored = trainer.store(trainer.fill_buffer(images))
+    stored = stored._replace(points=torch.zeros_like(stored.points))
+    pixel_x = 16.0 * torch.arange(stored.points.shape[-1])
+    ray_x = (pixel_x - stored.intrinsics[:, 2, None]) / stored.intrinsics[:, 0, None]
+    stored.points[:, 0] = ray_x[:, None]
+    trainer._jitter = lambda count: torch.eye(4).repeat(count, 1, 1)
+    for _ in range(4):
+        points, intrinsics, stride, valid, _ = trainer._draw_scene(stored, images.world_T_cam)
+        columns = stride * torch.arange(points.shape[-1])
+        expected = (columns - intrinsics[:, 2, None]) / intrinsics[:, 0, None]
+        assert stride == 32 and valid.shape[1:] == points.shape[2:]
+        torch.testing.assert_close(points[:, 0], expected[:, None].expand(points[:, 0].shape))
 
 
 def test_pose_stage_learns_to_read_poses_off_scene_coordinates():
