@@ -60,9 +60,9 @@ class CompactNetwork(nn.Module):
 
 
 def _head(cin: int, cout: int) -> nn.Module:
-    """The descriptor layer; its scale makes the first scores of the order of a few nats."""
+    """The descriptor layer; its scale makes the first scores of the order of one nat."""
     norm = nn.BatchNorm2d(cout)
-    nn.init.constant_(norm.weight, (3 / cout**0.5) ** 0.5)
+    nn.init.constant_(norm.weight, (1 / cout**0.5) ** 0.5)
     return nn.Sequential(nn.Conv2d(cin, cout, 1, bias=False), norm)
 
 
