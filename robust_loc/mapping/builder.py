@@ -27,8 +27,8 @@ PROBES = 40  # points per keyframe that are projected into the others to measure
 class MappingConfig(Config):
     """How dense a map is."""
 
-    keyframe_distance: float = parameter(0.1, "metres between keyframes", minimum=0.0)
-    keyframe_angle: float = parameter(0.12, "radians between keyframes", minimum=0.0)
+    keyframe_distance: float = parameter(0.06, "metres between keyframes", minimum=0.0)
+    keyframe_angle: float = parameter(0.06, "radians between keyframes", minimum=0.0)
     points_per_keyframe: int = parameter(400, "corners described per keyframe", minimum=3)
     points_from: str = parameter(
         "auto", "auto: depth where there is any, else tracks", choices=["auto", "depth", "tracks", "both"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from robust_loc.types import FloatArray
 
 EPSILON = float(np.finfo(np.float32).eps)  # inside the logarithm: -ln saturates at 15.94
 MIN_DEPTH = 1e-4  # a point nearer than this to the camera plane is not seen
+DENSE_CELLS = 4_000_000  # cells of all maps together up to which they may be filled for scoring
 ONE_HOT_LOSS = 1e-3  # loss at the peak of a one-hot map: the reprojection-error case of eq. 11
 
 
@@ -125,9 +127,20 @@ class LossMaps:
             R, t: [P, 3, 3] and [P, 3] of ``cam_T_world``.
         """
         out = np.empty((len(R), len(self)))
-        grid = (self.width, self.height, self.ceiling)
-        _cost(self.starts, self.x, self.y, self.loss, *grid, points, intrinsics, R, t, out)
+        if len(R) > 8 and len(self) * self.width * self.height <= DENSE_CELLS:
+            # Many poses on small grids: looking pixels up in dense maps is worth filling them once.
+            _cost_dense(self._dense, self.ceiling, points, intrinsics, R, t, out)
+        else:
+            grid = (self.width, self.height, self.ceiling)
+            _cost(self.starts, self.x, self.y, self.loss, *grid, points, intrinsics, R, t, out)
         return out
+
+    @cached_property
+    def _dense(self) -> NDArray[np.float32]:
+        """The maps with their ceilings filled in [N, H, W]; only ever of coarse grids."""
+        dense = np.full((len(self), self.height, self.width), self.ceiling, np.float32)
+        dense[np.repeat(np.arange(len(self)), np.diff(self.starts)), self.y, self.x] = self.loss
+        return dense
 
 
 def correspondence_maps(descriptors: Tensor, features: Tensor) -> Tensor:
@@ -248,6 +261,28 @@ def _cost(starts, x, y, loss, width, height, ceiling, points, k, R, t, out):
             u = k[0] * (R[p, 0, 0] * X + R[p, 0, 1] * Y + R[p, 0, 2] * Z + t[p, 0]) / z + k[2]
             v = k[1] * (R[p, 1, 0] * X + R[p, 1, 1] * Y + R[p, 1, 2] * Z + t[p, 1]) / z + k[3]
             out[p, n] = _bilinear(starts[n], starts[n + 1], x, y, loss, width, height, ceiling, u, v)
+
+
+@njit(cache=True)
+def _cost_dense(maps, ceiling, points, k, R, t, out):
+    height, width = maps.shape[1:]
+    for n in range(len(maps)):  # one map stays in the cache for all poses
+        X, Y, Z = points[n, 0], points[n, 1], points[n, 2]
+        for p in range(len(R)):
+            out[p, n] = ceiling
+            z = R[p, 2, 0] * X + R[p, 2, 1] * Y + R[p, 2, 2] * Z + t[p, 2]
+            if z <= MIN_DEPTH:
+                continue
+            u = k[0] * (R[p, 0, 0] * X + R[p, 0, 1] * Y + R[p, 0, 2] * Z + t[p, 0]) / z + k[2]
+            v = k[1] * (R[p, 1, 0] * X + R[p, 1, 1] * Y + R[p, 1, 2] * Z + t[p, 1]) / z + k[3]
+            if not (0.0 <= u <= width - 1.0 and 0.0 <= v <= height - 1.0):
+                continue
+            column, row = int(u), int(v)
+            a, b = u - column, v - row
+            right, below = min(column + 1, width - 1), min(row + 1, height - 1)
+            top = (1 - a) * maps[n, row, column] + a * maps[n, row, right]
+            bottom = (1 - a) * maps[n, below, column] + a * maps[n, below, right]
+            out[p, n] = (1 - b) * top + b * bottom
 
 
 @njit(cache=True, fastmath={"contract", "reassoc"})

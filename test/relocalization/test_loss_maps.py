@@ -82,6 +82,16 @@ def test_the_cost_of_a_pose_is_the_interpolated_loss_at_the_projections(maps):
     np.testing.assert_allclose(cost[0], maps.interpolate(pixels))
 
 
+def test_scoring_many_poses_at_once_gives_the_same_costs(maps):
+    rng = np.random.default_rng(4)
+    points = rng.uniform([-2, -2, -1], [2, 2, 4], (len(maps), 3))
+    intrinsics = np.array([10.0, 10.0, 6.0, 4.0])
+    R, t = np.tile(np.eye(3), (20, 1, 1)), rng.normal(0, 0.2, (20, 3))
+    together = maps.cost(points, intrinsics, R, t)
+    single = [maps.cost(points, intrinsics, R[p : p + 1], t[p : p + 1])[0] for p in range(20)]
+    np.testing.assert_allclose(together, single, rtol=1e-6)
+
+
 def test_selected_maps_keep_their_entries(maps):
     chosen = maps.select(np.array([4, 1]))
     pixels = np.array([[5.3, 2.2], [7.7, 6.1]])
