@@ -176,16 +176,16 @@ def _step(
     if not active.any():
         return None
     J = pose_jacobian(terms.local[active], intrinsics, pose[:3, 3])
-    gradient = np.einsum("nij,ni->j", J, terms.pull[active])
+    flat = J.reshape(-1, 6)
+    gradient = flat.T @ terms.pull[active].ravel()
     if newton:
-        H = np.einsum("nki,nkl,nlj->ij", J, positive_curvature(terms.curvature[active]), J)
+        H = flat.T @ (positive_curvature(terms.curvature[active]) @ J).reshape(-1, 6)
     else:
-        flat = (J * np.sqrt(terms.weight[active])[:, None, None]).reshape(-1, 6)
-        H = flat.T @ flat
+        H = flat.T @ (flat * np.repeat(terms.weight[active], 2)[:, None])
     diagonal = np.diag(H)
     H = H + np.diag(damping * diagonal + 1e-12 * (diagonal.max() + 1e-300))
     try:
-        return np.linalg.solve(H, gradient)
+        return np.asarray(np.linalg.solve(H, gradient), np.float64)
     except np.linalg.LinAlgError:
         return None
 
