@@ -30,7 +30,7 @@ class Fixes:
         period, delay: between images it answers, and from image to answer.
         outliers: fraction of its fixes that lie anywhere in the room, with the same covariance.
         bias: (start, end) -> map-frame offset (6,) added to its poses, unknown to its covariance.
-        alive: when it answers at all.
+        alive: when it answers at all; ``silent``: intervals in which it does not, although alive.
         understated: factor by which its covariance understates its sigmas.
     """
 
@@ -42,6 +42,7 @@ class Fixes:
     outliers: float = 0.0
     bias: dict[Interval, tuple[float, ...]] = field(default_factory=dict)
     alive: Interval = (0.0, np.inf)
+    silent: Sequence[Interval] = ()
     understated: float = 1.0
 
 
@@ -133,8 +134,8 @@ def path(rng: np.random.Generator) -> Callable[[float], FloatArray]:
     return pose
 
 
-def simulate(scenario: Scenario, seed: int) -> list[Event]:
-    """The events of one run in the order of their arrival."""
+def simulate(scenario: Scenario, seed: int, start: float = 1000.0) -> list[Event]:
+    """The events of one run in the order of their arrival; ``start``: seconds that stamps count from."""
     rng = np.random.default_rng(seed)
     seen = path(rng)  # where the odometry believes to move: continuous
     steps = int(round(scenario.duration / scenario.period))
@@ -147,9 +148,9 @@ def simulate(scenario: Scenario, seed: int) -> list[Event]:
                 T = change @ T
         return T
 
-    events = list(_odometry(scenario, rng, times, seen, truth))
+    events = list(_odometry(scenario, rng, times, start, seen, truth))
     for source in scenario.fixes:
-        events.extend(_fixes(scenario, source, rng, times, truth))
+        events.extend(_fixes(scenario, source, rng, times, start, truth))
     return sorted(events, key=lambda event: (event.arrival, event.source != "odometry"))
 
 
@@ -194,15 +195,16 @@ def _inside(time: float, intervals: Iterable[Interval]) -> bool:
     return any(start <= time < end for start, end in intervals)
 
 
-def _stamp(scenario: Scenario, time: float) -> int:
+def _stamp(scenario: Scenario, start: float, time: float) -> int:
     shift = sum(change for when, change in scenario.clock.items() if time >= when)
-    return int(round((1000.0 + time + shift) * SECOND))
+    return int(round((start + time + shift) * SECOND))
 
 
 def _odometry(
     scenario: Scenario,
     rng: np.random.Generator,
     times: Sequence[float],
+    start: float,
     seen: Callable[[float], FloatArray],
     truth: Callable[[float], FloatArray],
 ) -> Iterator[Event]:
@@ -210,7 +212,7 @@ def _odometry(
     restarting = [(end, end + scenario.restart) for _, end in scenario.dark]
     variances = np.repeat([scenario.translation_sigma, scenario.rotation_sigma], 3) ** 2
     for index, time in enumerate(times):
-        stamp = _stamp(scenario, time)
+        stamp = _stamp(scenario, start, time)
         if index == 0:
             estimate = Estimate(stamp, Status.INITIALIZING, "first frame")
         elif _inside(time, scenario.dark):
@@ -236,13 +238,14 @@ def _fixes(
     source: Fixes,
     rng: np.random.Generator,
     times: Sequence[float],
+    start: float,
     truth: Callable[[float], FloatArray],
 ) -> Iterator[Event]:
     every = max(1, int(round(source.period / scenario.period)))
     repeated: Estimate | None = None
     for time in times[::every]:
-        stamp, arrival = _stamp(scenario, time), time + source.delay
-        if not source.alive[0] <= time < source.alive[1]:
+        stamp, arrival = _stamp(scenario, start, time), time + source.delay
+        if not source.alive[0] <= time < source.alive[1] or _inside(time, source.silent):
             continue
         if _inside(time, scenario.dark):
             yield Event(arrival, source.name, Estimate(stamp, Status.REFUSED, "dark"), truth(time), False)
