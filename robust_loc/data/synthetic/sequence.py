@@ -12,7 +12,14 @@ from robust_loc.config import Config, parameter
 from robust_loc.data.synthetic.effects import CameraEffects, EffectsConfig
 from robust_loc.data.synthetic.flow import static_flow
 from robust_loc.data.synthetic.movers import add_movers
-from robust_loc.data.synthetic.paths import DriveConfig, HandheldConfig, check_range, drive_path, handheld_path
+from robust_loc.data.synthetic.paths import (
+    DriveConfig,
+    HandheldConfig,
+    PathError,
+    check_range,
+    drive_path,
+    handheld_path,
+)
 from robust_loc.data.synthetic.renderer import Renderer, RendererConfig
 from robust_loc.data.synthetic.rooms import make_room
 from robust_loc.data.synthetic.scene import FloatArray, Scene, Trajectory
@@ -21,6 +28,8 @@ from robust_loc.data.synthetic.textures import Picture, load_pictures
 from robust_loc.data.synthetic.worlds import make_world
 from robust_loc.errors import ConfigurationError
 from robust_loc.types import Camera, Frame
+
+_SCENES_TRIED = 5  # a random room may be too full to walk in
 
 
 @dataclass(frozen=True)
@@ -97,22 +106,32 @@ def make_scene(
 
     Raises:
         ConfigurationError: kind is world, and no file is named.
-        PathError: no collision-free path was found.
+        PathError: no collision-free path was found in several worlds.
     """
     if config.kind == "street":
         path, road = drive_path(path_generator, duration, config.drive)
         return make_street(scene_generator, road, pictures), path
+    for attempt in range(_SCENES_TRIED):
+        scene = _place(config, pictures, scene_generator)
+        assert scene.free_space is not None
+        try:
+            return scene, handheld_path(path_generator, scene.free_space, duration, config.path)
+        except PathError:
+            if attempt == _SCENES_TRIED - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _place(config: SequenceConfig, pictures: Sequence[Picture], generator: np.random.Generator) -> Scene:
+    """A random world to walk in."""
     if config.kind == "yard":
         square = np.column_stack([np.arange(-10.0, 11.0), np.zeros(21)])
-        scene = make_street(scene_generator, square, pictures, density=5.0, roam=6.0)
-    elif config.kind == "world":
+        return make_street(generator, square, pictures, density=5.0, roam=6.0)
+    if config.kind == "world":
         if config.world is None:
             raise ConfigurationError("SequenceConfig.world names no file; kind 'world' needs one")
-        scene = make_world(scene_generator, config.world, pictures)
-    else:
-        scene = make_room(scene_generator, pictures)
-    assert scene.free_space is not None
-    return scene, handheld_path(path_generator, scene.free_space, duration, config.path)
+        return make_world(generator, config.world, pictures)
+    return make_room(generator, pictures)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from robust_loc.data.synthetic import (
     render_sequence,
     write_clip,
 )
+from robust_loc.data.synthetic.paths import PathError
 from robust_loc.errors import ConfigurationError, DatasetError
 
 SMALL = SequenceConfig(frames=3, width=120, height=90, flow=(2.0, 4.0))
@@ -54,6 +55,12 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_others():
         np.testing.assert_array_equal(a.depth, b.depth)
         np.testing.assert_array_equal(a.world_T_cam, b.world_T_cam)
     assert not np.array_equal(one[0].image, other[0].image)
+
+
+def test_a_path_that_no_room_allows_is_refused():
+    config = SequenceConfig(frames=2, width=32, height=24, path=HandheldConfig(clearance=2.0))
+    with pytest.raises(PathError, match=r"2\.0 m"):
+        next(render_sequence(config, 0))
 
 
 def test_a_clip_on_disk_gives_back_images_depth_poses_and_camera(tmp_path):
