@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -129,11 +132,12 @@ class ClipConfig(Config):
 
 
 class ClipSampler:
-    """Draws clips; the same seed gives the same clips.
+    """Draws clips. Clip number ``n`` depends on the seed and on ``n`` alone, whoever makes it.
 
     Args:
         sequences: recordings; the longer ones are drawn more often.
         weights: relative weight of each sequence; by default its number of frames.
+        processes: clips are made by this many processes ahead of their use; 0: by the caller, when asked.
     """
 
     def __init__(
@@ -143,23 +147,27 @@ class ClipSampler:
         augmentation: AugmentationConfig | None,
         seed: int,
         weights: Sequence[float] | None = None,
+        processes: int = 0,
     ) -> None:
         self.sequences = [s for s in sequences if len(s) > config.frames]
         if not self.sequences:
             raise DatasetError(f"no sequence has more than {config.frames} frames: nothing to train on")
         self.config, self.augmentation = config, augmentation
-        self.generator = np.random.default_rng(seed)
+        self.seed, self.drawn = seed, 0
         w = np.array([len(s) for s in self.sequences] if weights is None else weights, float)
         self.probabilities = w / w.sum()
+        self._ahead = _Ahead(self, processes) if processes else None
 
     def batch(self, clips: int) -> ClipBatch:
         """The next ``clips`` clips."""
-        drawn = [self.clip() for _ in range(clips)]
+        numbers = range(self.drawn, self.drawn + clips)
+        self.drawn += clips
+        drawn = [self.clip(n) for n in numbers] if self._ahead is None else self._ahead.take(numbers)
         return ClipBatch(*(torch.stack(tensors) for tensors in zip(*drawn)))
 
-    def clip(self) -> ClipBatch:
-        """One clip, without the batch dimension."""
-        g, config = self.generator, self.config
+    def clip(self, number: int) -> ClipBatch:
+        """Clip ``number``, without the batch dimension."""
+        g, config = np.random.default_rng([self.seed, number]), self.config
         while True:
             sequence = self.sequences[int(g.choice(len(self.sequences), p=self.probabilities))]
             width = sequence.camera.width
@@ -167,12 +175,12 @@ class ClipSampler:
             if g.random() < config.slow:
                 least, largest = 0.1 * least, least + 0.25 * (largest - least)
             index = sample_clip(sequence.flow, config.frames, (least, largest), g)
-            clip = self._cut(sequence, index)
+            clip = self._cut(sequence, index, g)
             if clip is not None:
                 return clip
 
-    def _cut(self, sequence: TrainingSequence, index: list[int]) -> ClipBatch | None:
-        g, config = self.generator, self.config
+    def _cut(self, sequence: TrainingSequence, index: list[int], g: np.random.Generator) -> ClipBatch | None:
+        config = self.config
         poses, camera = sequence.world_T_cam[index], sequence.camera
         images, depth = sequence.read(index)
         size = (config.height, config.width)
@@ -184,11 +192,47 @@ class ClipSampler:
             images = photometric(np.ascontiguousarray(images), augmentation, g)
         return make_clip(images, depth, poses, camera)
 
-    def state_dict(self) -> dict[str, object]:
-        return {"generator": self.generator.bit_generator.state}
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed, "drawn": self.drawn}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        self.generator.bit_generator.state = state["generator"]  # type: ignore[assignment]
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seed, self.drawn = int(state["seed"]), int(state["drawn"])
+        if self._ahead is not None:
+            self._ahead = _Ahead(self, self._ahead.processes)
+
+
+class _Ahead:
+    """Clips made by other processes, a few batches ahead."""
+
+    BATCHES = 3
+
+    def __init__(self, sampler: ClipSampler, processes: int) -> None:
+        self.processes = processes
+        arguments = (sampler.sequences, sampler.config, sampler.augmentation, sampler.seed, sampler.probabilities)
+        # "fork" shares what is in memory; it must happen before the first use of a GPU
+        self._pool = ProcessPoolExecutor(processes, get_context("fork"), _begin_worker, arguments)
+        self._pending: dict[int, Future[tuple[NDArray, ...]]] = {}
+
+    def take(self, numbers: range) -> list[ClipBatch]:
+        for n in range(numbers.start, numbers.stop + self.BATCHES * len(numbers)):
+            if n not in self._pending:
+                self._pending[n] = self._pool.submit(_work, n)
+        return [ClipBatch(*(torch.from_numpy(a) for a in self._pending.pop(n).result())) for n in numbers]
+
+
+_worker: ClipSampler | None = None  # of this process, when it is a worker
+
+
+def _begin_worker(*arguments: Any) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    _worker = ClipSampler(*arguments)
+
+
+def _work(number: int) -> tuple[NDArray, ...]:
+    assert _worker is not None
+    return tuple(tensor.numpy() for tensor in _worker.clip(number))
 
 
 def make_clip(

@@ -27,7 +27,8 @@ class Preset:
 
 TINY = PatchNetworkConfig(hidden=96, features=32, width=16)
 MIXED_STARTS = StartConfig(tracked=0.25, perturbed=0.35)
-DIRECT = LossConfig(flow=0.0, pose=0.0, direct=1.0, confidence=0.05, matching=0.3)
+DIRECT = LossConfig(flow=0.0, pose=0.0, direct=1.0, confidence=0.05, matching=0.3, deviation=0.5)
+BOTH = LossConfig(flow=0.1, pose=2.0, direct=1.0, confidence=0.05, matching=0.1, deviation=0.5)
 
 
 def presets() -> dict[str, Preset]:
@@ -42,6 +43,16 @@ def presets() -> dict[str, Preset]:
                 MIXED_STARTS,
             ),
             ClipConfig(frames=6, height=96, width=128),
+        ),
+        # The features alone, by matching: everything after starts from features that can be told apart.
+        "compact-matching": Preset(
+            TrainingConfig(
+                PatchNetworkConfig.compact(),
+                UnrollConfig(steps=1, patches=48, bfloat16=True),
+                LossConfig(flow=0.0, pose=0.0, matching=1.0),
+                OptimizerConfig(steps=1000, learning_rate=2e-3, warm_up=0.05, structure_only=0),
+            ),
+            ClipConfig(frames=4, slow=0.2),
         ),
         # The direct terms alone: what a CPU learns most from at the beginning.
         "compact-direct": Preset(
@@ -58,19 +69,23 @@ def presets() -> dict[str, Preset]:
         "compact": Preset(
             TrainingConfig(
                 PatchNetworkConfig.compact(),
-                UnrollConfig(steps=8, patches=24, backward_fraction=0.3, bfloat16=True),
-                LossConfig(direct=1.0, confidence=0.05, matching=0.1),
-                OptimizerConfig(steps=20_000, learning_rate=4e-4, warm_up=0.02, structure_only=0, balance=True),
-                MIXED_STARTS,
+                UnrollConfig(steps=8, patches=20, backward_fraction=0.3, bfloat16=True),
+                BOTH,
+                OptimizerConfig(
+                    steps=3000, learning_rate=6e-4, warm_up=0.02, structure_only=0, balance=True, average=0.99
+                ),
+                StartConfig(tracked=0.25, perturbed=0.25),
             ),
-            ClipConfig(frames=8),
+            ClipConfig(frames=8, height=192, width=256, largest_flow=0.08),
         ),
         "compact-streaming": Preset(
             TrainingConfig(
                 PatchNetworkConfig.compact(),
                 UnrollConfig(steps=18, patches=24, backward_fraction=0.3, bfloat16=True),
-                LossConfig(direct=0.5, confidence=0.02),
-                OptimizerConfig(steps=20_000, learning_rate=2e-4, warm_up=0.02, structure_only=0, balance=True),
+                BOTH,
+                OptimizerConfig(
+                    steps=20_000, learning_rate=4e-4, warm_up=0.02, structure_only=0, balance=True, average=0.999
+                ),
             ),
             ClipConfig(frames=15),
         ),

@@ -57,15 +57,16 @@ def test_first_frame_is_the_world_and_near_things_have_inverse_depth_one(sequenc
     assert 1.2 < float(batch.inverse_depth.quantile(0.98)) < 1.6
 
 
-def test_same_seed_gives_the_same_clips_and_the_state_resumes_them(sequences):
+def test_same_seed_gives_the_same_clips_and_the_state_resumes_them_in_any_number_of_processes(sequences):
     a, b = (ClipSampler(sequences, CLIPS, AugmentationConfig(), seed=5) for _ in range(2))
     first = a.batch(2)
     assert all(torch.equal(x, y) for x, y in zip(first, b.batch(2)))
     state = a.state_dict()
     following = a.batch(1)
-    c = ClipSampler(sequences, CLIPS, AugmentationConfig(), seed=99)
-    c.load_state_dict(state)
-    assert all(torch.equal(x, y) for x, y in zip(following, c.batch(1)))
+    for processes in (0, 2):
+        c = ClipSampler(sequences, CLIPS, AugmentationConfig(), seed=99, processes=processes)
+        c.load_state_dict(state)
+        assert all(torch.equal(x, y) for x, y in zip(following, c.batch(1)))
 
 
 def test_flow_between_frames_is_that_of_the_motion(sequences):

@@ -36,6 +36,7 @@ VALIDATION_SEED = 1_000_000
 @click.option("--seconds", type=float, default=math.inf, help="Stop (resumably) after this time.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--processes", default=0, show_default=True, help="Processes that make clips ahead of their use.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--validate-every", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -51,6 +52,7 @@ def command(
     seconds: float,
     resume: bool,
     device: str,
+    processes: int,
     seed: int,
     validate_every: int,
     as_json: bool,
@@ -71,14 +73,15 @@ def command(
     from robust_loc.training.odometry_validation import Validation
 
     chosen = _adjusted(preset(name), steps, clips, learning_rate, seed)
-    rank, device = _join_processes(device)
     if resume and initial is not None:
         raise ConfigurationError("--resume and --initial exclude each other: a checkpoint brings its own weights")
     mixture = open_sources(data or [_rendered(output / "clips", RENDERED_CLIPS, 0, chosen)])
     held_out = open_sources(validation or [_rendered(output / "validation", VALIDATION_CLIPS, VALIDATION_SEED, chosen)])
+    rank = int(os.environ.get("RANK", "0"))
     sampler = ClipSampler(
-        mixture.sequences, chosen.clips, AugmentationConfig(), 1000 * seed + 17 + rank, mixture.weights
+        mixture.sequences, chosen.clips, AugmentationConfig(), 1000 * seed + 17 + rank, mixture.weights, processes
     )
+    device = _join_processes(device)
     network = PatchNetwork.from_checkpoint(initial) if initial is not None else None
     trainer = OdometryTrainer(chosen.training, sampler, device, network)
     if resume:
@@ -123,18 +126,18 @@ def _adjusted(preset: Preset, steps: int | None, clips: int | None, rate: float 
     return replace(preset, training=replace(preset.training, optimizer=optimizer, seed=seed))
 
 
-def _join_processes(device: str) -> tuple[int, str]:
-    """Rank and device of this process; joins the group when launched by ``torchrun``."""
+def _join_processes(device: str) -> str:
+    """The device of this process; joins the group when launched by ``torchrun``."""
     import torch
 
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return 0, device
+        return device
     cuda = device.startswith("cuda")
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     if cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    return torch.distributed.get_rank(), device
+    return device
 
 
 def _rendered(folder: Path, count: int, first_seed: int, preset: Preset) -> str:
