@@ -9,6 +9,7 @@ import click
 # name -> (module with an object ``command``, one-line help)
 TRAINERS: dict[str, tuple[str, str]] = {
     "odometry": ("robust_loc.cli.train.odometry", "the patch odometry (DPVO, weighted flow loss)"),
+    "features": ("robust_loc.cli.train.features", "the compact dense descriptors (NRE loss)"),
     "regressor": ("robust_loc.cli.train.regressor", "the pose regressor of one scene (scene coordinates, Robust-NLL)"),
 }
 
