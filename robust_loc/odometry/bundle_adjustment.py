@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robust_loc.geometry.lie import SE3
+from robust_loc.geometry.lie import SE3, SO3
 from robust_loc.odometry.patches import with_inverse_depth
 from robust_loc.odometry.projective import CENTRE, VISIBLE, linearize
 
@@ -29,6 +30,7 @@ class Damping:
         largest_residual: edges with a longer residual are left out (quarter-resolution pixels).
         margin: edges reprojected further than this outside the image are left out.
         depth_range: inverse depths are clamped to it.
+        reset_above: an inverse depth that grows beyond this starts again at 1.
     """
 
     pose: float = 10.0
@@ -37,9 +39,11 @@ class Damping:
     largest_residual: float = 250.0
     margin: float = 64.0
     depth_range: tuple[float, float] = (1e-3, 10.0)
+    reset_above: float = float("inf")
 
 
 TRAINING = Damping()
+INFERENCE = Damping(pose=1.0, largest_residual=128.0, depth_range=(1e-4, 20.0), reset_above=20.0)
 
 
 class NormalEquations(NamedTuple):
@@ -48,6 +52,7 @@ class NormalEquations(NamedTuple):
     Attributes:
         B: [c, 6N, 6N]; E: [c, 6N, m]; C: [c, m] (diagonal); g: [c, 6N]; q: [c, m]. Unused rows are zero.
         used: [E] edges that took part.
+        cost: [c] weighted squared residuals of the edges between different frames.
     """
 
     B: Tensor
@@ -56,6 +61,7 @@ class NormalEquations(NamedTuple):
     g: Tensor
     q: Tensor
     used: Tensor
+    cost: Tensor
 
 
 class Layout(NamedTuple):
@@ -114,7 +120,71 @@ def normal_equations(
     layout: Layout,
     damping: Damping = TRAINING,
 ) -> NormalEquations:
-    """Linearise all edges and accumulate; arguments as in :func:`bundle_adjust`."""
+    """Linearise all edges and accumulate; arguments as in :func:`bundle_adjust`.
+
+    On the CPU without gradients a compiled kernel does it.
+    """
+    floating = (poses.data, patches, intrinsics, target, weight)
+    if ii.device.type == "cpu" and not (torch.is_grad_enabled() and any(x.requires_grad for x in floating)):
+        return _compiled_normal_equations(*floating, ii, jj, kk, image_size, layout, damping)
+    return _differentiable_normal_equations(poses, *floating[1:], ii, jj, kk, image_size, layout, damping)
+
+
+def _compiled_normal_equations(
+    poses: Tensor,
+    patches: Tensor,
+    intrinsics: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    ii: Tensor,
+    jj: Tensor,
+    kk: Tensor,
+    image_size: tuple[int, int],
+    layout: Layout,
+    damping: Damping,
+) -> NormalEquations:
+    from robust_loc.odometry.adjustment_kernel import accumulate
+
+    def array(x: Tensor) -> np.ndarray:
+        return (x.double() if x.is_floating_point() else x).detach().contiguous().numpy()
+
+    N, clips, m = layout.poses, layout.clips, layout.patches
+    B, E, C = np.zeros((clips, 6 * N, 6 * N)), np.zeros((clips * m, 6 * N)), np.zeros(clips * m)
+    g, q, used = np.zeros((clips, 6 * N)), np.zeros(clips * m), np.zeros(len(ii), np.bool_)
+    cost = np.zeros(clips)
+    rotation = array(SO3(poses[:, 3:].double()).rotation_matrix())
+    edges = (array(ii), array(jj), array(kk), array(layout.slot[layout.edge_patch]), array(layout.pose))
+    measured = (array(patches[:, :, CENTRE, CENTRE]), array(target), array(weight))
+    limits = (np.asarray(image_size, np.float64), VISIBLE, damping.largest_residual, damping.margin)
+    accumulate(
+        rotation, array(poses[:, :3]), array(intrinsics), *measured, *edges, array(layout.clip), N, *limits,
+        B, E, C, g, q, used, cost,
+    )  # fmt: skip
+    outputs = (
+        B,
+        E.reshape(clips, m, 6 * N).transpose(0, 2, 1),
+        C.reshape(clips, m),
+        g,
+        q.reshape(clips, m),
+        used,
+        cost,
+    )
+    return NormalEquations(*(torch.from_numpy(x) for x in outputs))
+
+
+def _differentiable_normal_equations(
+    poses: SE3,
+    patches: Tensor,
+    intrinsics: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    ii: Tensor,
+    jj: Tensor,
+    kk: Tensor,
+    image_size: tuple[int, int],
+    layout: Layout,
+    damping: Damping,
+) -> NormalEquations:
     edge = linearize(poses, patches, intrinsics, ii, jj, kk)
     residual = target - edge.pixel
     h, w = image_size
@@ -151,7 +221,8 @@ def normal_equations(
 
     C = _accumulate(count * m_count, place, (W * edge.J_z * edge.J_z).sum(-1)).reshape(count, m_count)
     q = _accumulate(count * m_count, place, (W * edge.J_z * residual).sum(-1)).reshape(count, m_count)
-    return NormalEquations(B, E, C, g, q, used)
+    squared = torch.where(ii == jj, 0.0, (W * residual * residual).sum(-1))
+    return NormalEquations(B, E, C, g, q, used, _accumulate(count, clip, squared))
 
 
 def _accumulate(rows: int, index: Tensor, values: Tensor) -> Tensor:
@@ -163,36 +234,46 @@ class _CholeskySolve(torch.autograd.Function):
     """``S^-1 y`` per batch entry; zero, without gradient, where ``S`` is not positive definite."""
 
     @staticmethod
-    def forward(ctx: Any, S: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, S: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         L, info = torch.linalg.cholesky_ex(S)
         good = (info == 0)[:, None, None]
         L = torch.where(good, L, torch.eye(S.shape[-1], dtype=S.dtype, device=S.device))
         x = torch.where(good, torch.cholesky_solve(y, L), torch.zeros_like(y))
         ctx.save_for_backward(L, x, good)
-        return x
+        solved = good.flatten()
+        ctx.mark_non_differentiable(solved)
+        return x, solved
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         L, x, good = ctx.saved_tensors
         grad_y = torch.where(good, torch.cholesky_solve(gradient, L), torch.zeros_like(gradient))
         return -grad_y @ x.transpose(1, 2), grad_y
 
 
-def solve(
-    system: NormalEquations, damping: Damping = TRAINING, *, structure_only: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Damped Gauss-Newton step: dx [c, N, 6] and dz [c, m]. dx is zero where the Cholesky factorisation fails."""
-    B, E, C, g, q, _ = system
+class Step(NamedTuple):
+    """Attributes: dx [c, N, 6] of the free poses; dz [c, m] of the inverse depths; solved [c], False where dx is zero
+    because the reduced system was not positive definite."""
+
+    dx: Tensor
+    dz: Tensor
+    solved: Tensor
+
+
+def solve(system: NormalEquations, damping: Damping = TRAINING) -> Step:
+    """The damped Gauss-Newton step."""
+    B, E, C, g, q, *_ = system
     Q = 1 / (C + damping.depth)
-    if structure_only or B.shape[-1] == 0:
-        return g.new_zeros(len(g), g.shape[1] // 6, 6), Q * q
+    if B.shape[-1] == 0:  # structure only
+        solved = torch.ones(len(g), dtype=torch.bool, device=g.device)
+        return Step(g.new_zeros(len(g), g.shape[1] // 6, 6), Q * q, solved)
     EQ = E * Q[:, None]
     S = B - EQ @ E.transpose(1, 2)
     S = S + torch.diag_embed(damping.pose + damping.relative * torch.diagonal(S, dim1=1, dim2=2))
     y = g[..., None] - EQ @ q[..., None]
-    dx = _CholeskySolve.apply(S, y)
+    dx, solved = _CholeskySolve.apply(S, y)
     dz = Q * (q[..., None] - E.transpose(1, 2) @ dx).squeeze(-1)
-    return dx.reshape(len(g), -1, 6), dz
+    return Step(dx.reshape(len(g), -1, 6), dz, solved)
 
 
 def bundle_adjust(
@@ -233,7 +314,7 @@ def bundle_adjust(
     n = len(poses.data)
     index = clip if clip is not None else torch.zeros(n, dtype=torch.long, device=ii.device)
     everything = torch.ones(n, dtype=torch.bool, device=ii.device)
-    free = _rank_within(index, int(index.max()) + 1, everything) >= fixed
+    free = _rank_within(index, int(index.max()) + 1, everything) >= (n if structure_only else fixed)
     layout = Layout.of(n, ii, kk, clip, free)
     moved, shape = poses.to(torch.float64), patches.to(torch.float64)
     K, target, weight = (t.to(torch.float64) for t in (intrinsics, target, weight))
@@ -241,28 +322,20 @@ def bundle_adjust(
         system = normal_equations(
             moved, shape, K, target, weight, ii, jj, kk, image_size=image_size, layout=layout, damping=damping
         )
-        dx, dz = solve(system, damping, structure_only=structure_only)
-        moved, shape = apply_step(moved, shape, dx, dz, layout, damping, structure_only=structure_only)
+        step = solve(system, damping)
+        moved, shape = apply_step(moved, shape, step, layout, damping)
     return moved.to(dtype), shape.to(dtype)
 
 
-def apply_step(
-    poses: SE3,
-    patches: Tensor,
-    dx: Tensor,
-    dz: Tensor,
-    layout: Layout,
-    damping: Damping,
-    *,
-    structure_only: bool = False,
-) -> tuple[SE3, Tensor]:
+def apply_step(poses: SE3, patches: Tensor, step: Step, layout: Layout, damping: Damping) -> tuple[SE3, Tensor]:
     """Retract the free poses by ``dx`` and move the touched inverse depths by ``dz``; all depths are clamped."""
-    step = torch.zeros(len(patches), dtype=dz.dtype, device=dz.device)
-    step = step.index_copy(0, layout.touched, dz.reshape(-1)[layout.slot])
-    depth = (patches[:, 2, CENTRE, CENTRE] + step).clamp(*damping.depth_range)
-    if not structure_only and layout.poses:
+    change = torch.zeros(len(patches), dtype=step.dz.dtype, device=step.dz.device)
+    change = change.index_copy(0, layout.touched, step.dz.reshape(-1)[layout.slot])
+    depth = patches[:, 2, CENTRE, CENTRE] + change
+    depth = torch.where(depth > damping.reset_above, torch.ones_like(depth), depth).clamp(*damping.depth_range)
+    if layout.poses:
         free = layout.pose >= 0
-        tangent = dx.new_zeros(len(layout.pose), 6)
-        tangent = tangent.index_copy(0, free.nonzero().squeeze(1), dx.reshape(-1, 6)[layout.pose[free]])
+        tangent = step.dx.new_zeros(len(layout.pose), 6)
+        tangent = tangent.index_copy(0, free.nonzero().squeeze(1), step.dx.reshape(-1, 6)[layout.pose[free]])
         poses = poses.retr(tangent)
     return poses, with_inverse_depth(patches, depth)

@@ -55,8 +55,12 @@ def _rays(patches: Tensor, intrinsics: Tensor) -> Tensor:
     return torch.stack([x, y, torch.ones_like(x)], 1)
 
 
-def _transform(poses: SE3, ii: Tensor, jj: Tensor) -> SE3:
-    return poses[jj] * poses[ii].inv()
+def _transform(poses: SE3, ii: Tensor, jj: Tensor) -> tuple[Tensor, Tensor]:
+    """``G_ij = T_j T_i^-1`` as rotation [E, 3, 3] and translation [E, 3]."""
+    R = poses.rotation().rotation_matrix()
+    R = R[jj] @ R[ii].transpose(1, 2)
+    t = poses.data[:, :3]
+    return R, t[jj] - (R @ t[ii, :, None]).squeeze(-1)
 
 
 def _project(points: Tensor, intrinsics: Tensor) -> Tensor:
@@ -77,22 +81,21 @@ def reproject(
         intrinsics: [n, 4] at quarter resolution.
         rotate: False ignores the relative rotation (the translation-only flow).
     """
-    G = _transform(poses, ii, jj)
+    R, t = _transform(poses, ii, jj)
     patch = patches[kk]
     rays = _rays(patch, intrinsics[ii])
     if rotate:
-        rays = torch.einsum("eab,ebrc->earc", G.rotation().rotation_matrix(), rays)
-    points = rays + G.data[:, :3, None, None] * patch[:, 2:]
+        rays = (R @ rays.flatten(2)).view_as(rays)
+    points = rays + t[:, :, None, None] * patch[:, 2:]
     return Reprojection(_project(points, intrinsics[jj]), points[:, 2])
 
 
 def linearize(poses: SE3, patches: Tensor, intrinsics: Tensor, ii: Tensor, jj: Tensor, kk: Tensor) -> Linearization:
     """Reprojected patch centres with Jacobians; arguments as in :func:`reproject`, differentiable."""
-    G = _transform(poses, ii, jj)
+    R, t = _transform(poses, ii, jj)
     patch = patches[kk, :, CENTRE, CENTRE]
-    R, t, d = G.rotation().rotation_matrix(), G.data[:, :3], patch[:, 2]
-    K = intrinsics[jj]
-    point = torch.einsum("eab,eb->ea", R, _rays(patch, intrinsics[ii])) + t * d[:, None]
+    d, K = patch[:, 2], intrinsics[jj]
+    point = (R @ _rays(patch, intrinsics[ii])[..., None]).squeeze(-1) + t * d[:, None]
     X, Y, Z = point.unbind(-1)
     observed = Z.abs() > VISIBLE
     inverse = torch.where(observed, 1 / torch.where(observed, Z, torch.ones_like(Z)), torch.zeros_like(Z))

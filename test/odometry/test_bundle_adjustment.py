@@ -106,14 +106,35 @@ def gauss_newton(g: Graph, damping: Damping, fixed: int, iterations: int) -> tup
     return poses, depth
 
 
+@pytest.mark.parametrize("clip", [None, torch.tensor([0, 0, 1, 1])])
+def test_compiled_normal_equations_agree_with_the_differentiable_ones(clip) -> None:
+    g = random_graph(9, per_frame=6)
+    g.target[5] += 500.0
+    g.poses.data[3] = SE3.exp(torch.tensor([0, 0, 0, 0, 3.1, 0.0], dtype=torch.float64)).data  # looks backwards
+    keep = torch.ones(len(g.ii), dtype=torch.bool) if clip is None else clip[g.ii] == clip[g.jj]
+    edges = [t[keep] for t in (g.target, g.weight, *g.edges)]
+    layout = ba.Layout.of(4, edges[2], edges[4], clip, torch.tensor([False, True, clip is None, True]))
+    inputs = (g.patches, g.intrinsics, *edges, SIZE, layout, ba.INFERENCE)
+    expected = ba._differentiable_normal_equations(g.poses, *inputs)
+    found = ba._compiled_normal_equations(g.poses.data, *inputs)
+    assert expected.used.sum() < len(edges[0])
+    for name in ("B", "E", "C", "g", "q", "cost"):
+        scale = float(getattr(expected, name).abs().max())
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-11 * scale)
+    assert torch.equal(found.used, expected.used)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("fixed", [1, 2])
-def test_training_step_agrees_with_the_full_system(seed: int, fixed: int) -> None:
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_step_agrees_with_the_full_system(seed: int, fixed: int, differentiable: bool) -> None:
     g = random_graph(seed, noise=1.0)
     g.target[3] += 400.0  # beyond the largest residual: left out
+    weight = g.weight.requires_grad_(differentiable)
     poses, patches = bundle_adjust(
-        g.poses, g.patches, g.intrinsics, g.target, g.weight, *g.edges, image_size=SIZE, fixed=fixed
+        g.poses, g.patches, g.intrinsics, g.target, weight, *g.edges, image_size=SIZE, fixed=fixed
     )
+    poses, patches, g.weight = poses.detach(), patches.detach(), weight.detach()
     expected, depth = gauss_newton(g, ba.TRAINING, fixed, iterations=2)
     torch.testing.assert_close(poses.matrix(), expected.matrix(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(patches[:, 2, 1, 1], depth, rtol=1e-9, atol=1e-9)
@@ -193,7 +214,8 @@ def test_failed_factorisation_gives_no_step_and_no_gradient() -> None:
     S[1, 2, 2] = -1.0
     S.requires_grad_()
     y = torch.ones(2, 6, 1, dtype=torch.float64, requires_grad=True)
-    x = ba._CholeskySolve.apply(S, y)
+    x, solved = ba._CholeskySolve.apply(S, y)
+    assert solved.tolist() == [True, False]
     torch.testing.assert_close(x[0], torch.full((6, 1), 0.5, dtype=torch.float64))
     assert (x[1] == 0).all()
     grad_S, grad_y = torch.autograd.grad(x.sum(), [S, y])
