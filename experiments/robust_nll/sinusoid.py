@@ -23,7 +23,6 @@ from estimators import Estimator, ours, plain, published
 from report import markdown_table, save_figure
 from torch import Tensor
 
-RATES = [0.0, 0.25, 0.5]
 HIDDEN = 50
 
 
@@ -71,8 +70,8 @@ def log_softplus(value: Tensor) -> Tensor:
     return torch.where(value < -15, value, F.softplus(value.clamp_min(-15)).log())
 
 
-def estimators(seeds: int) -> dict[str, Estimator]:
-    temperature = torch.tensor([64.0 if rate == 0 else 16.0 for rate in RATES for _ in range(seeds)])[:, None]
+def estimators(rates: list[float], seeds: int) -> dict[str, Estimator]:
+    temperature = torch.tensor([64.0 if rate == 0 else 16.0 for rate in rates for _ in range(seeds)])[:, None]
     return {
         "NLL": plain("NLL"),
         "beta-NLL": plain("beta-NLL"),
@@ -84,10 +83,10 @@ def estimators(seeds: int) -> dict[str, Estimator]:
 
 def train(options: argparse.Namespace) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
     """Test points (points,) and each estimator's mean and variance there, (rates, seeds, points)."""
-    columns = estimators(options.seeds)
-    data = [make_data(options.samples, rate, seed) for rate in RATES for seed in range(options.seeds)]
+    columns = estimators(options.rates, options.seeds)
+    data = [make_data(options.samples, rate, seed) for rate in options.rates for seed in range(options.seeds)]
     x, y = (torch.stack(values) for values in zip(*data))
-    seeds = [seed for _ in columns for _ in RATES for seed in range(options.seeds)]
+    seeds = [seed for _ in columns for _ in options.rates for seed in range(options.seeds)]
     mean_network, variance_network = Networks(seeds), Networks([seed + 1000 for seed in seeds])
     optimizer = torch.optim.Adam([*mean_network.parameters, *variance_network.parameters], lr=1e-2)
     warm_up = int(options.warm_up * options.iterations)
@@ -117,7 +116,7 @@ def train(options: argparse.Namespace) -> tuple[Tensor, dict[str, tuple[Tensor, 
     with torch.no_grad():
         grid = points.expand(len(seeds), -1)
         mean, variance = mean_network(grid), log_softplus(variance_network(grid)).exp()
-    shape = (len(RATES), options.seeds, -1)
+    shape = (len(options.rates), options.seeds, -1)
     answers = zip(mean.split(len(data)), variance.split(len(data)))
     return points, {name: (m.reshape(shape), v.reshape(shape)) for name, (m, v) in zip(columns, answers)}
 
@@ -134,31 +133,33 @@ def scores(points: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
     }
 
 
-def table(all_scores: dict[str, dict[str, Tensor]]) -> str:
+def table(rates: list[float], all_scores: dict[str, dict[str, Tensor]]) -> str:
     rows = []
     for name, values in all_scores.items():
         cells = [name]
-        for rate in range(len(RATES)):
+        for rate in range(len(rates)):
             rmse, gap, bias = (values[key][rate] for key in ("rmse", "nll_gap", "log_sigma"))
             cells.append(
                 f"{rmse.median():.2f} ({rmse.min():.2f}-{rmse.max():.2f}) / {_short(gap.median())} "
                 f"({_short(gap.max())}) / {bias.median():+.2f}"
             )
         rows.append(cells)
-    return markdown_table(["estimator", *(f"{100 * rate:.0f} % outliers" for rate in RATES)], rows)
+    return markdown_table(["estimator", *(f"{100 * rate:.0f} % outliers" for rate in rates)], rows)
 
 
 def _short(value: Tensor) -> str:
     return f"{value:.2f}" if value < 100 else ">100"
 
 
-def figure(points: Tensor, answers: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
-    """Clean and 25 % outliers, seed 0: prediction with two standard deviations over the truth."""
+def figure(rates: list[float], points: Tensor, answers: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
+    """The first two rates, seed 0: prediction with two standard deviations over the truth."""
     import matplotlib.pyplot as plt
 
-    picture, axes = plt.subplots(2, len(answers), figsize=(3.1 * len(answers), 5.2), sharex=True, sharey=True)
-    for row, rate in enumerate((0, RATES.index(0.25))):
-        for axis, (name, (mean, variance)) in zip(axes[row], answers.items()):
+    picture, axes = plt.subplots(
+        min(2, len(rates)), len(answers), figsize=(3.1 * len(answers), 5.2), sharex=True, sharey=True, squeeze=False
+    )
+    for rate, row in enumerate(axes):
+        for axis, (name, (mean, variance)) in zip(row, answers.items()):
             centre, spread = mean[rate, 0], 2 * variance[rate, 0].sqrt()
             truth, true_spread = true_mean(points), 2 * true_variance(points).sqrt()
             axis.fill_between(points, centre - spread, centre + spread, color="tab:blue", alpha=0.25, linewidth=0)
@@ -166,7 +167,7 @@ def figure(points: Tensor, answers: dict[str, tuple[Tensor, Tensor]], path: Path
             axis.plot(points, truth, color="black", linewidth=0.8, label="truth")
             for sign in (-1, 1):
                 axis.plot(points, truth + sign * true_spread, color="black", linewidth=0.6, linestyle=":")
-            axis.set(title=f"{name}, {'clean' if rate == 0 else '25 % outliers'}", ylim=(-22, 22))
+            axis.set(title=f"{name}, {100 * rates[rate]:.0f} % outliers", ylim=(-22, 22))
             axis.title.set_fontsize(8)
     axes[0, 0].legend(fontsize=7)
     save_figure(picture, path)
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--warm-up", type=float, default=0.5, help="fraction of the iterations")
     parser.add_argument("--decay", action="store_true", help="cosine decay of the learning rate over the second half")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.0, 0.25, 0.5], help="of outliers")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--name", default="sinusoid", help="file name of the results")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
@@ -195,12 +197,12 @@ def main() -> None:
         f"seeds 0-{options.seeds - 1}; made in {time.perf_counter() - start:.0f} s.",
         "Each cell: RMSE of the mean, median (best-worst seed) / gap of the NLL to the truth's on clean data, median "
         "(worst) / mean error of log sigma. With outliers the paper's loss has T = 16, without T = 64.",
-        table(all_scores),
+        table(options.rates, all_scores),
     ]
     (options.output / f"{options.name}.md").write_text("\n\n".join(text) + "\n")
     numbers = {name: {k: v.tolist() for k, v in values.items()} for name, values in all_scores.items()}
     (options.output / f"{options.name}.json").write_text(json.dumps(numbers))
-    figure(points, answers, options.output / f"figure1_{options.name}.png")
+    figure(options.rates, points, answers, options.output / f"figure1_{options.name}.png")
 
 
 if __name__ == "__main__":

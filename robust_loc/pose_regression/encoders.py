@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robust_loc.errors import WeightsError
 from robust_loc.features import FINE_STRIDE, HandmadeConfig, HandmadeFeatures
 from robust_loc.features.compact import CompactNetwork
 from robust_loc.features.network import CompactFeatures, normalised
@@ -80,8 +81,11 @@ class CompactEncoder(nn.Module):
 
     def load_features(self, path: str | Path) -> None:
         """Take the weights of a compact descriptor file; WeightsError says what is wrong with it."""
-        self.network = CompactFeatures.from_file(path).network
-        del self.network.fine_mix, self.network.fine_head
+        network = CompactFeatures.from_file(path).network
+        if network.coarse_channels != self.channels:
+            raise WeightsError(f"{path}: has {network.coarse_channels} coarse channels; expected {self.channels}")
+        del network.fine_mix, network.fine_head
+        self.network = network
 
 
 class HandmadeEncoder(nn.Module):

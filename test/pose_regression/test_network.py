@@ -7,6 +7,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from robust_loc.errors import WeightsError
+from robust_loc.features.compact import CompactNetwork
+from robust_loc.features.network import normalised, save_compact
 from robust_loc.pose_regression import (
     PoseNetwork,
     PoseNetworkConfig,
@@ -17,7 +19,7 @@ from robust_loc.pose_regression import (
     information_factor,
     load_published,
 )
-from robust_loc.pose_regression.encoders import PublishedEncoder
+from robust_loc.pose_regression.encoders import CompactEncoder, PublishedEncoder
 from robust_loc.pose_regression.encoding import point_encoding, ray_encoding
 from robust_loc.pose_regression.scene_coordinates import SceneCoordinateHead, dehomogenize
 from robust_loc.pose_regression.tangent import ROTATION_SIGMA, TRANSLATION_SIGMA, numbers_for_sigma
@@ -68,6 +70,21 @@ def test_published_files_load_by_name_also_in_half_precision(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "wrong.pt")
     with pytest.raises(WeightsError, match=r"wrong\.pt"):
         load_published(network, encoder=tmp_path / "wrong.pt")
+
+
+def test_relocalizers_compact_weights_serve_as_encoder(tmp_path):
+    torch.manual_seed(0)
+    shared, narrow = CompactNetwork(), CompactNetwork(coarse_channels=64)
+    save_compact(tmp_path / "features.safetensors", shared)
+    save_compact(tmp_path / "narrow.safetensors", narrow)
+    encoder = CompactEncoder()
+    encoder.load_features(tmp_path / "features.safetensors")
+    image = 255 * torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = shared.eval().trunk(normalised(image))[2]
+        torch.testing.assert_close(encoder.eval()(image), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(WeightsError, match="64 coarse channels"):
+        encoder.load_features(tmp_path / "narrow.safetensors")
 
 
 def test_homogeneous_output_of_zero_has_unit_scale_and_is_bounded():

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 @click.option(
     "--encoder", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A published ACE encoder."
 )
+@click.option(
+    "--features", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights of the compact descriptors, instead of the hand-made ones.",
+)  # fmt: skip
 @click.option("--scale-steps", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Lengthen all stages.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished stage of an interrupted run.")
 @click.option("--device", default="cpu", show_default=True)
@@ -48,6 +52,7 @@ def command(
     likelihood: str | None,
     initial: Path | None,
     encoder: Path | None,
+    features: Path | None,
     scale_steps: float,
     resume: bool,
     device: str,
@@ -72,6 +77,8 @@ def command(
     shape = PoseNetworkConfig.published() if preset == "published" else PoseNetworkConfig()
     config = RegressorTrainingConfig.published() if preset == "published" else RegressorTrainingConfig()
     config = _scaled(replace(config, seed=seed, likelihood=likelihood or config.likelihood), scale_steps)
+    if features is not None and (preset == "published" or initial is not None):
+        raise ConfigurationError("--features goes with the compact preset and without --initial")
     if preset == "published" and encoder is None and initial is None:
         raise ConfigurationError("the published preset needs --encoder (ACE's encoder file) or --initial")
     partial = output.with_name(f"{output.stem}.partial.safetensors")
@@ -84,6 +91,10 @@ def command(
         stages = STAGES[STAGES.index(load_details(partial)["stage"]) + 1 :]
     elif initial is not None:
         network = load_network(initial, device)
+        stages = STAGES[1:]
+    elif features is not None:
+        network = PoseNetwork(replace(shape, encoder="compact"))
+        network.encoder.load_features(features)  # type: ignore[operator]
         stages = STAGES[1:]
     else:
         network = PoseNetwork(shape)
