@@ -40,7 +40,7 @@ class BagPlayerConfig(Config):
     results: str = parameter("", "folder to record the answers in, for 'robust-loc evaluate'; empty: none")
     answer_timeout: float = parameter(60.0, "lockstep: seconds until a missing answer ends the replay", minimum=0.1)
     wait: float = parameter(30.0, "seconds to wait for somebody to listen to the images", minimum=0.0)
-    start_delay: float = parameter(0.0, "seconds between the first listener and the first image", minimum=0.0)
+    start_delay: float = parameter(0.0, "seconds to let others start before listeners are looked for", minimum=0.0)
     clock_rate: float = parameter(100.0, "messages per second on /clock between images", minimum=1.0, maximum=1000.0)
     loop: bool = parameter(False, "start again at the end")
 
@@ -65,7 +65,7 @@ class BagPlayer(Node):
             CompressedImage if compressed else Image, topic + ("/compressed" if compressed else ""), qos
         )
         self._info = self.create_publisher(CameraInfo, "camera_info", qos)
-        self._clock = self.create_publisher(Clock, "/clock", 10)
+        self._ticks = self.create_publisher(Clock, "/clock", 10)
         self._others = self._other_publishers()
         self._recorder = Recorder(Path(self.config.results), self.bag.path) if self.config.results else None
         keep = self._recorder.keep if self._recorder else (lambda message: None)
@@ -77,14 +77,14 @@ class BagPlayer(Node):
         Raises:
             BagError: nobody listened in time, or (lockstep) an image was not answered in time.
         """
-        self._wait_for_listeners()
         time.sleep(self.config.start_delay)
+        self._wait_for_listeners()
         played = 0
         while True:
             played += self._play_once()
             if not self.config.loop or not self.context.ok():
                 break
-        for publisher in (self._image, self._info, self._clock, *self._others.values()):
+        for publisher in self._outputs():
             if self.context.ok():
                 publisher.wait_for_all_acked(Duration(seconds=2))  # so that leaving loses nothing
         if self._recorder is not None and self.context.ok():
@@ -140,13 +140,18 @@ class BagPlayer(Node):
             time.sleep(min(remaining, 1.0 / self.config.clock_rate))
 
     def _tick(self, stamp: int) -> None:
-        self._clock.publish(Clock(clock=time_message(max(stamp, 0))))
+        self._ticks.publish(Clock(clock=time_message(max(stamp, 0))))
 
     def _wait_for_listeners(self) -> None:
         deadline = time.monotonic() + self.config.wait
         missing: list[str] = []
         while self.context.ok():
-            missing = [] if self._image.get_subscription_count() else [self._image.topic_name]
+            missing = [
+                publisher.topic_name
+                for publisher in self._outputs()
+                if publisher.get_subscription_count() < self.count_subscribers(publisher.topic_name)
+            ]
+            missing += [] if self._image.get_subscription_count() else [self._image.topic_name]
             if self.config.lockstep or self._recorder is not None:
                 missing += self._answers.connect()
             if not missing:
@@ -155,6 +160,9 @@ class BagPlayer(Node):
                 break
             time.sleep(0.02)
         raise BagError(f"after {self.config.wait:g} s nobody is at the other end of {', '.join(missing)}")
+
+    def _outputs(self) -> list[Any]:
+        return [self._image, self._info, self._ticks, *self._others.values()]
 
     def _other_publishers(self) -> dict[str, Any]:
         """Publishers of tf and of the further topics asked for, whose types are installed here."""

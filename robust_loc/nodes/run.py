@@ -36,16 +36,18 @@ def run_made(make_nodes: Callable[[], list[Any]], args: Sequence[str] | None = N
 
 def run_job(make_node: Callable[[], Any], job: Callable[[Any], Any], args: Sequence[str] | None = None) -> None:
     """Create a node, spin it, and exit when ``job(node)``, on a thread beside, has ended."""
-    outcome: list[RobustLocError] = []
+    outcome: list[Exception] = []
 
     def work(node: Any) -> None:
         try:
             job(node)
         except RobustLocError as error:
             outcome.append(error)
-        except RCLError:  # published while an interrupt was closing the context
-            if rclpy.ok():
-                raise
+        except RCLError as error:
+            if rclpy.ok():  # else: published while an interrupt was closing the context
+                outcome.append(error)
+        except Exception as error:
+            outcome.append(error)
         finally:
             rclpy.try_shutdown()
 
@@ -62,7 +64,7 @@ def _run(
     start: Callable[[list[Any]], threading.Thread | None],
     args: Sequence[str] | None,
     threads: int,
-    outcome: list[RobustLocError] | None = None,
+    outcome: list[Exception] | None = None,
 ) -> None:
     outcome = [] if outcome is None else outcome
     rclpy.init(args=args)
@@ -91,5 +93,7 @@ def _run(
             node.destroy_node()
         rclpy.try_shutdown()
     for error in outcome:
+        if not isinstance(error, RobustLocError):
+            raise error
         print(f"robust_loc: {error}", file=sys.stderr)
     sys.exit(2 if outcome else 0)
