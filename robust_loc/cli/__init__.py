@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("robust_loc.cli.convert", "a dataset folder to a rosbag2 recording"),
     "map": ("robust_loc.cli.map", "a relocalization map from a recording or a COLMAP model"),
     "localize": ("robust_loc.cli.localize", "poses of every frame of a recording, by each source"),
+    "odometry": ("robust_loc.cli.odometry", "the camera's motion in a recording, with covariances"),
     "evaluate": ("robust_loc.cli.evaluate", "an estimate against the truth: errors, uncertainty, report"),
     "train": ("robust_loc.cli.train", "train a network; every run can be resumed"),
     "calibrate-covariance": ("robust_loc.cli.calibrate_covariance", "covariance factors from held-out truth"),
