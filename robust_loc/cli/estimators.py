@@ -1,0 +1,63 @@
+"""The estimators that several commands make from their options: each with the configuration that goes to run.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robust_loc.odometry import Odometry
+    from robust_loc.pose_regression import PoseRegressor
+    from robust_loc.relocalization import Relocalizer
+
+
+def default_odometry_weights() -> Path | None:
+    """The odometry weights that ship with the package, None where there are none."""
+    import robust_loc
+
+    files = (Path(folder) / "weights" / "odometry.safetensors" for folder in robust_loc.__path__)
+    return next((file for file in files if file.is_file()), None)
+
+
+def make_odometry(
+    weights: Path | None, preset: str | None, config: Path | None, device: str, seed: int
+) -> tuple[Odometry, dict[str, Any]]:
+    """The odometry with ``weights`` (default: the package's); ``config`` wins over ``preset``.
+
+    Raises:
+        WeightsError: no weights are named and the package ships none, or they cannot be loaded.
+    """
+    from robust_loc.errors import WeightsError
+    from robust_loc.odometry import Odometry, OdometryConfig, PatchNetwork
+
+    file = weights or default_odometry_weights()
+    if file is None:
+        raise WeightsError("the package ships no odometry weights; name some")
+    chosen = {"device": device, "seed": seed}
+    if config is not None:
+        settings = OdometryConfig.from_mapping({**OdometryConfig.from_yaml(config, "odometry").to_dict(), **chosen})
+    else:
+        settings = OdometryConfig.preset(preset or ("cpu" if device == "cpu" else "default"), **chosen)
+    odometry = Odometry(settings, PatchNetwork.from_checkpoint(file))
+    return odometry, {"weights": str(weights or "package"), **settings.to_dict()}
+
+
+def make_relocalizer(
+    path: Path, features: str, config: Path | None, device: str, seed: int
+) -> tuple[Relocalizer, dict[str, Any]]:
+    """The relocalizer of the map folder ``path``."""
+    from robust_loc.features import load_features
+    from robust_loc.relocalization import Map, Relocalizer, RelocalizerConfig
+
+    settings = RelocalizerConfig(seed=seed) if config is None else RelocalizerConfig.from_yaml(config, "relocalizer")
+    relocalizer = Relocalizer(Map.load(path), load_features(features, device), settings)
+    return relocalizer, {"map": str(path), "features": features, **settings.to_dict()}
+
+
+def make_regressor(weights: Path, config: Path | None, device: str) -> tuple[PoseRegressor, dict[str, Any]]:
+    """The regressor of the scene ``weights``."""
+    from robust_loc.pose_regression import PoseRegressor, PoseRegressorConfig
+
+    given = {} if config is None else PoseRegressorConfig.from_yaml(config, "regressor").to_dict()
+    settings = PoseRegressorConfig.from_mapping({**given, "weights": weights, "device": device})
+    return PoseRegressor(settings), settings.to_dict()
