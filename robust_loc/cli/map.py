@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ HELD_OUT = 40  # frames that the calibration asks for
 @click.command()
 @click.argument("bag", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The map: a folder.")
-@click.option("--poses", help="Pose or odometry topic, or /tf:parent.child; default: the recording's ground truth.")
+@click.option("--poses", help="Pose or odometry topic, /tf:parent.child, a TUM file, or 'odometry' (run here); "
+              "default: the recording's ground truth.")  # fmt: skip
+@click.option("--align-to", help="Metric poses (topic, TUM file, 'ground truth') into whose frame the map is moved.")
 @click.option("--depth", help="Depth topic; default: found by type and name.")
 @click.option("--image-topic", help="The camera's topic, where the recording has several.")
 @click.option("--points-from", type=click.Choice(["auto", "depth", "tracks", "both"]), default="auto",
@@ -83,15 +86,18 @@ def command(bag: Path | None, output: Path, as_json: bool, **options: Any) -> No
 def _from_bag(path: Path, features: Any, config: Any, options: dict[str, Any], quiet: bool) -> tuple[Map, Any]:
     import numpy as np
 
-    from robust_loc.data import open_bag
+    from robust_loc.data import Trajectory, open_bag
     from robust_loc.errors import BagTopicError
     from robust_loc.mapping import MapBuilder
     from robust_loc.mapping.calibration import calibrate
+    from robust_loc.mapping.poses import mapping_poses
 
     bag = open_bag(path, options["image_topic"], depth_topic=options["depth"])
-    poses = bag.ground_truth() if options["poses"] is None else bag.trajectory(options["poses"])
-    builder = MapBuilder(features, config)
     span = (options["from_frame"], options["until_frame"])
+    poses, alignment = mapping_poses(bag, options["poses"], options["align_to"], span)
+    if not alignment["metric"]:
+        config = replace(config, points_from="tracks")  # depth is of no use before the scale is known
+    builder = MapBuilder(features, config)
     keyframes, stamps = set(), []
     for frame in tqdm(bag.frames(*span), desc="mapping", unit="frame", disable=quiet or None):
         world_T_cam = poses.at(frame.stamp)
@@ -102,16 +108,23 @@ def _from_bag(path: Path, features: Any, config: Any, options: dict[str, Any], q
             keyframes.add(frame.stamp)
     if not stamps:
         raise BagTopicError(f"{path}: the poses cover none of the images; same clock?")
-    topic = options["poses"] or "ground truth"
-    provenance = {"recording": str(path), "poses": topic, "from_frame": span[0], "until_frame": span[1]}
-    # The map is built in the frame of the poses: nothing is fitted, so nothing is left over.
-    map_ = builder.finish(provenance, {"metric": True, "to": topic, "residual": 0.0})
+    provenance = {"recording": str(path), "poses": options["poses"] or "ground truth"}
+    provenance |= {"from_frame": span[0], "until_frame": span[1]}
+    map_ = builder.finish(provenance, alignment)
+    if map_.info.alignment.get("to") == "depth":  # the held-out poses get the scale that the depth gave
+        poses = Trajectory(poses.stamps, _scaled(poses.world_T_cam, map_.info.alignment["scale"]))
     if not options["calibrate"]:
         return map_, None
     spare = [stamp for stamp in stamps if stamp not in keyframes]
     chosen = set(np.array(spare)[np.linspace(0, len(spare) - 1, min(HELD_OUT, len(spare))).astype(int)].tolist())
     held_out = _held_out(bag, poses, span, chosen, quiet)
     return calibrate(map_, held_out, features)
+
+
+def _scaled(world_T_cam: Any, scale: float) -> Any:
+    moved = world_T_cam.copy()
+    moved[:, :3, 3] *= scale
+    return moved
 
 
 def _held_out(bag: Bag, poses: Trajectory, span: tuple[int, int | None], chosen: set[int], quiet: bool) -> Any:

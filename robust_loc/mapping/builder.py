@@ -20,6 +20,7 @@ from robust_loc.relocalization.retrieval import global_descriptor, learn_codeboo
 from robust_loc.types import Camera, FloatArray, Frame
 
 COVISIBLE = 10  # neighbours kept per keyframe
+MIN_RATIOS = 30  # corners with measured and triangulated depth that a scale needs
 PROBES = 40  # points per keyframe that are projected into the others to measure covisibility
 
 
@@ -48,6 +49,7 @@ class _Keyframe(NamedTuple):
     pixels: FloatArray
     coarse: NDArray[np.float16]
     fine: NDArray[np.float16]
+    depth: FloatArray  # [N] measured at tracked corners, 0 where unknown: the scale of poses that have none
 
 
 class MapBuilder:
@@ -80,7 +82,7 @@ class MapBuilder:
         """Take a keyframe whose observations are known: pixels [N, 2] and ids [N] of points given to ``finish``."""
         self.frames += 1
         points = np.full((len(ids), 3), np.nan)
-        self._keyframes.append(self._described(frame, world_T_cam, points, ids, pixels))
+        self._keyframes.append(self._described(frame, world_T_cam, points, ids, pixels, np.zeros(len(ids))))
 
     def finish(
         self,
@@ -102,6 +104,9 @@ class MapBuilder:
         else:
             tracks = np.array(list(points_by_id), np.int64)
             triangulated = np.array(list(points_by_id.values()), float).reshape(-1, 3)
+        alignment = dict(alignment or {})
+        if alignment.get("metric") is False:
+            triangulated = triangulated * self._metric_scale(tracks, triangulated, alignment)
         from_track = dict(zip(tracks.tolist(), range(len(tracks))))
         points = [triangulated]
         total = len(triangulated)
@@ -130,7 +135,7 @@ class MapBuilder:
         cameras, camera_index = _distinct([keyframe.camera for keyframe in self._keyframes])
         arrays["keyframe_camera"] = np.array(camera_index, np.int32)
         facts = {"package": __version__, "frames": self.frames, "mapping": self.config.to_dict(), **(provenance or {})}
-        return Map(MapInfo(self.features.identity, cameras, facts, alignment or {}), arrays)
+        return Map(MapInfo(self.features.identity, cameras, facts, alignment), arrays)
 
     def _arrays(
         self, points: FloatArray, start: NDArray[Any], rows: dict[str, NDArray[Any]]
@@ -161,6 +166,29 @@ class MapBuilder:
                 arrays[name] = rows[name].astype(np.float16)
         return arrays
 
+    def _metric_scale(self, tracks: NDArray[np.int64], points: FloatArray, alignment: dict[str, Any]) -> float:
+        """Metres per unit of poses without a scale: measured depth over triangulated depth; moves the keyframes along.
+
+        1 where fewer than ``MIN_RATIOS`` corners have both; ``alignment`` tells which it was.
+        """
+        place = dict(zip(tracks.tolist(), points))
+        ratios: list[float] = []
+        for keyframe in self._keyframes:
+            for track, depth in zip(keyframe.tracks.tolist(), keyframe.depth):
+                if depth > 0 and track in place:
+                    offset = place[track] - keyframe.world_T_cam[:3, 3]
+                    z = float(offset @ keyframe.world_T_cam[:3, 2])
+                    if z > 1e-6:
+                        ratios.append(depth / z)
+        if len(ratios) < MIN_RATIOS:
+            return 1.0
+        scale = float(np.median(ratios))
+        spread = float(np.median(np.abs(np.array(ratios) / scale - 1)))
+        alignment.update(metric=True, to="depth", scale=scale, scale_spread=spread)
+        for keyframe in self._keyframes:
+            keyframe.world_T_cam[:3, 3] *= scale
+        return scale
+
     def _has_depth(self, now: bool) -> bool:
         return now or any(np.any(keyframe.tracks < 0) for keyframe in self._keyframes)
 
@@ -178,6 +206,9 @@ class MapBuilder:
         if use_tracks:
             pixels, tracks = self._tracker.pixels, self._tracker.ids
             points = np.full((len(tracks), 3), np.nan)
+        measured = np.zeros(len(tracks))
+        if frame.depth is not None and len(tracks):
+            measured = depth_at(frame.depth, pixels)
         if use_depth:
             assert frame.depth is not None
             found = corners(frame.image, self.config.points_per_keyframe)
@@ -186,7 +217,8 @@ class MapBuilder:
             pixels = np.concatenate([pixels, found])
             tracks = np.concatenate([tracks, np.full(len(found), -1)])
             points = np.concatenate([points, world_points(found, depth, frame.camera, world_T_cam)])
-        return self._described(frame, world_T_cam, points, tracks, pixels)
+            measured = np.concatenate([measured, np.zeros(len(found))])
+        return self._described(frame, world_T_cam, points, tracks, pixels, measured)
 
     def _described(
         self,
@@ -195,6 +227,7 @@ class MapBuilder:
         points: FloatArray,
         tracks: NDArray[np.int64],
         pixels: FloatArray,
+        measured: FloatArray,
     ) -> _Keyframe:
         maps = self.features.extract(frame.image)
         coarse = sample(maps.coarse, pixels, COARSE_STRIDE).numpy()
@@ -211,6 +244,7 @@ class MapBuilder:
             pixels[seen],
             coarse[seen].astype(np.float16),
             fine[seen].astype(np.float16),
+            measured[seen],
         )
 
 

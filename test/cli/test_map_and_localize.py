@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from robust_loc.cli import cli
-from robust_loc.data import BagWriter, read_tum
+from robust_loc.data import BagWriter, Trajectory, read_tum, write_tum
 from robust_loc.data.synthetic import demo_sequence
 from robust_loc.errors import BagTopicError, ConfigurationError, MapFormatError
 from robust_loc.geometry import CameraCalibration
@@ -71,6 +71,19 @@ def test_a_map_is_written_as_a_colmap_model_too(bag, tmp_path):
     result = robust_loc("map", bag, "-o", tmp_path / "m", *KEYFRAMES, *options)
     assert result.exit_code == 0 and "keyframes" in result.output
     assert pycolmap.Reconstruction(str(tmp_path / "model")).num_reg_images() == Map.load(tmp_path / "m").keyframes
+
+
+def test_poses_in_another_frame_and_scale_are_aligned(bag, frames, tmp_path):
+    moved = np.array([frame.world_T_cam for frame in frames])
+    moved[:, :3, 3] = 0.5 * moved[:, :3, 3] + [1.0, 2.0, 3.0]
+    write_tum(tmp_path / "slam.tum", Trajectory(np.array([frame.stamp for frame in frames]), moved))
+    options = ["--poses", tmp_path / "slam.tum", "--align-to", "ground truth", "--no-calibrate", "--json"]
+    result = robust_loc("map", bag, "-o", tmp_path / "m", *KEYFRAMES, *options)
+    assert result.exit_code == 0, result.output
+    alignment = json.loads(result.output)["alignment"]
+    assert alignment["metric"] and alignment["residual"] < 1e-6 and alignment["scale"] == pytest.approx(2.0)
+    poses = Map.load(tmp_path / "m").arrays["keyframe_pose"]
+    np.testing.assert_allclose(poses[0], frames[0].world_T_cam, atol=1e-6)
 
 
 @pytest.mark.parametrize(

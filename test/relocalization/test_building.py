@@ -48,6 +48,18 @@ def test_a_map_from_motion_alone_localizes(room):
     assert np.median([position_error(map_, frame) for frame in room[6:40:11]]) < 0.1
 
 
+def test_poses_of_unknown_scale_become_metric_by_depth(room):
+    builder = MapBuilder(config=MappingConfig(points_from="tracks", keyframe_distance=0.03, keyframe_angle=0.1))
+    for frame in room[:30]:
+        unscaled = frame.world_T_cam.copy()
+        unscaled[:3, 3] /= 3.0
+        builder.add(frame, unscaled)
+    map_ = builder.finish(alignment={"metric": False, "to": "odometry"})
+    assert map_.info.alignment["metric"] and map_.info.alignment["to"] == "depth"
+    assert map_.info.alignment["scale"] == pytest.approx(3.0, rel=0.02)
+    assert position_error(map_, room[10]) < 0.1
+
+
 def test_frames_without_texture_or_motion_give_a_clear_error(room):
     builder = MapBuilder()
     grey = np.full_like(room[0].image, 100)
