@@ -11,30 +11,59 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from robust_loc.errors import ConfigurationError, WeightsError
 from robust_loc.pose_regression.config import PoseNetworkConfig
 from robust_loc.pose_regression.network import PoseNetwork
+from robust_loc.pose_regression.transformer import PoseTransformer
 
 FORMAT = "robust_loc pose network 1"
+TRANSFORMER_FORMAT = "robust_loc pose transformer 1"
 
 
 def save_network(network: PoseNetwork, path: str | Path, details: Mapping[str, Any] | None = None) -> None:
     """Write the network, its configuration and free-form ``details`` (JSON) under a temporary name, then rename."""
+    _save(network, network.config, path, FORMAT, details)
+
+
+def save_transformer(
+    transformer: PoseTransformer,
+    config: PoseNetworkConfig,
+    path: str | Path,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a pre-trained transformer and the configuration of the networks it fits."""
+    _save(transformer, config, path, TRANSFORMER_FORMAT, details)
+
+
+def _save(
+    module: nn.Module, config: PoseNetworkConfig, path: str | Path, kind: str, details: Mapping[str, Any] | None
+) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = {
-        "format": FORMAT,
-        "config": json.dumps(network.config.to_dict()),
-        "details": json.dumps(dict(details or {})),
-    }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    header = {"format": kind, "config": json.dumps(config.to_dict()), "details": json.dumps(dict(details or {}))}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, header)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, kind: str, device: str = "cpu") -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read as weights: {error}") from error
+    if header.get("format") != kind:
+        raise WeightsError(f"{path}: expected weights of the kind {kind!r}, found {header.get('format')!r}")
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise WeightsError(f"{path}: holds values that are not finite")
+    return header, tensors
 
 
 def load_network(path: str | Path, device: str = "cpu") -> PoseNetwork:
@@ -44,22 +73,23 @@ def load_network(path: str | Path, device: str = "cpu") -> PoseNetwork:
         WeightsError: if the file is missing, corrupt, of another kind, or does not fit its configuration.
     """
     path = Path(path)
-    try:
-        with safe_open(path, "pt", device=device) as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read as scene weights: {error}") from error
-    if header.get("format") != FORMAT:
-        raise WeightsError(f"{path}: expected scene weights ({FORMAT!r}), found {header.get('format')!r}")
+    header, tensors = _read(path, FORMAT, device)
     try:
         network = PoseNetwork(PoseNetworkConfig.from_mapping(json.loads(header["config"])))
         network.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, ConfigurationError) as error:
         raise WeightsError(f"{path}: does not fit its own configuration: {error}") from error
-    if not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise WeightsError(f"{path}: holds values that are not finite")
     return network.to(device).eval()
+
+
+def load_transformer(network: PoseNetwork, path: str | Path) -> None:
+    """Put a pre-trained transformer into ``network``; WeightsError if it is of another shape or kind."""
+    path = Path(path)
+    _, tensors = _read(path, TRANSFORMER_FORMAT)
+    try:
+        network.transformer.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: does not fit this network: {error}") from error
 
 
 def load_details(path: str | Path) -> dict[str, Any]:

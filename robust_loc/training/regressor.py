@@ -30,6 +30,7 @@ from robust_loc.pose_regression.tangent import body_error
 from robust_loc.pose_regression.transformer import coarse_to_fine_loss
 from robust_loc.training.regressor_data import ImageBatch, PosedImages, augmented_batch, plain_batch
 from robust_loc.training.regressor_likelihood import LIKELIHOODS, Likelihood
+from robust_loc.training.scene_maps import random_rotations
 
 STAGES = ("encoder", "map", "pose", "uncertainty", "joint")
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -274,18 +275,9 @@ class RegressorTrainer:
 
     def _jitter(self, count: int) -> Tensor:
         """Random rigid motions (count, 4, 4): the scene's frame is arbitrary, and no pose may depend on it."""
-        angles = (2 * torch.rand(count, 3) - 1) * self.config.jitter_rotation
-        shift = (2 * torch.rand(count, 3) - 1) * self.config.jitter_translation
-        cosine, sine = angles.cos(), angles.sin()
-        turns = []
-        for axis in range(3):
-            i, j = [(1, 2), (2, 0), (0, 1)][axis]
-            turn = torch.eye(4).repeat(count, 1, 1)
-            turn[:, i, i] = turn[:, j, j] = cosine[:, axis]
-            turn[:, i, j], turn[:, j, i] = -sine[:, axis], sine[:, axis]
-            turns.append(turn)
-        motion = turns[2] @ turns[1] @ turns[0]
-        motion[:, :3, 3] = shift
+        motion = torch.eye(4).repeat(count, 1, 1)
+        motion[:, :3, :3] = random_rotations(count, self.config.jitter_rotation, torch.default_generator)
+        motion[:, :3, 3] = (2 * torch.rand(count, 3) - 1) * self.config.jitter_translation
         return motion.to(self.device)
 
     # ------------------------------------------------------------------ held-out frames

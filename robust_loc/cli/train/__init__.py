@@ -10,6 +10,7 @@ import click
 TRAINERS: dict[str, tuple[str, str]] = {
     "odometry": ("robust_loc.cli.train.odometry", "the patch odometry (DPVO, weighted flow loss)"),
     "features": ("robust_loc.cli.train.features", "the compact dense descriptors (NRE loss)"),
+    "pose_transformer": ("robust_loc.cli.train.pose_transformer", "the pose transformer, which serves every scene"),
     "regressor": ("robust_loc.cli.train.regressor", "the pose regressor of one scene (scene coordinates, Robust-NLL)"),
 }
 

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     "--features", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Weights of the compact descriptors, instead of the hand-made ones.",
 )  # fmt: skip
+@click.option(
+    "--transformer", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights of 'robust-loc train pose_transformer' to start from.",
+)  # fmt: skip
 @click.option("--scale-steps", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Lengthen all stages.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished stage of an interrupted run.")
 @click.option("--device", default="cpu", show_default=True)
@@ -53,6 +57,7 @@ def command(
     initial: Path | None,
     encoder: Path | None,
     features: Path | None,
+    transformer: Path | None,
     scale_steps: float,
     resume: bool,
     device: str,
@@ -68,7 +73,7 @@ def command(
     from tqdm import tqdm
 
     from robust_loc.pose_regression import PoseNetwork, PoseNetworkConfig, load_network, load_published, save_network
-    from robust_loc.pose_regression.weights import load_details
+    from robust_loc.pose_regression.weights import load_details, load_transformer
     from robust_loc.training.regressor import STAGES, RegressorTrainer, RegressorTrainingConfig
     from robust_loc.training.regressor_data import held_out_blocks
     from robust_loc.training.regressor_validation import calibrate, summary
@@ -101,6 +106,8 @@ def command(
         if encoder is not None:
             load_published(network, encoder=encoder)
             stages = STAGES[1:]
+    if transformer is not None and not resume:
+        load_transformer(network, transformer)
     images = _labelled(bags, labels, network.config.image_height, from_frame, until_frame)
     fitted, held_out = (images.subset(rows) for rows in held_out_blocks(len(images)))
     if len(held_out) < 10:
