@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.argument("bag", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path),
               help="Trajectory to write, TUM format.")  # fmt: skip
-@click.option("--refined", type=click.Path(dir_okay=False, path_type=Path),
-              help="Also write the trajectory as refined by the whole recording (no covariances).")  # fmt: skip
+@click.option("--answers", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also write the poses as they were answered, frame by frame.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["default", "fast", "cpu"]),
               help="Default: 'default' with a GPU, else 'cpu'.")  # fmt: skip
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def command(
     bag: Path,
     output: Path,
-    refined: Path | None,
+    answers: Path | None,
     preset: str | None,
     config: Path | None,
     weights: Path | None,
@@ -48,8 +48,9 @@ def command(
 ) -> None:
     """Track the camera of the recording BAG.
 
-    OUTPUT holds the pose that every frame got when it was answered, OUTPUT.cov.csv the covariances, OUTPUT.run.json
-    the configuration, version and seed. The unit of length is arbitrary: evaluate with --align sim3.
+    OUTPUT holds the trajectory as the whole recording has refined it; OUTPUT.cov.csv the covariances as stated when
+    each frame was answered (judge them on the poses of --answers, with evaluate --align start); OUTPUT.run.json
+    configuration, version and seed. The unit of length is arbitrary: evaluate with --align sim3.
     """
     import numpy as np
 
@@ -69,17 +70,23 @@ def command(
         disable=as_json or None,
     )
     estimates = list(replay(frames, odometry))
-    trajectory = trajectory_of(estimates)
-    if not len(trajectory):
+    answered = trajectory_of(estimates)
+    refined = {point.stamp: point.world_T_cam for point in odometry.terminate()}
+    if not refined:
         raise TrajectoryError(f"{bag}: none of {len(estimates)} frames could be tracked")
+    stated = dict(zip(answered.stamps.tolist(), answered.covariances if answered.covariances is not None else ()))
+    stamps = sorted(refined)
+    trajectory = Trajectory(
+        np.array(stamps, dtype=np.int64),
+        np.array([refined[stamp] for stamp in stamps]),
+        np.array([stated.get(stamp, np.full((6, 6), np.nan)) for stamp in stamps]),
+    )
     write_tum(output, trajectory)
+    if answers is not None:
+        write_tum(answers, answered)
     description = run_description({"odometry": odometry.config.to_dict()}, seed, bag)
     description["weights"] = "package" if weights is None else str(weights)
     write_atomically(output.with_name(output.name + ".run.json"), json.dumps(description, indent=2) + "\n")
-    if refined is not None:
-        points = odometry.terminate()
-        stamps = np.array([point.stamp for point in points], dtype=np.int64)
-        write_tum(refined, Trajectory(stamps, np.array([point.world_T_cam for point in points])))
     seconds = np.array([estimate.latency for estimate in estimates])
     summary: dict[str, Any] = {
         "trajectory": str(output),
@@ -107,7 +114,12 @@ def _odometry(preset: str | None, config: Path | None, weights: Path | None, dev
         raise ConfigurationError("give --preset or --config, not both")
     if config is not None:
         chosen = OdometryConfig.from_mapping(
-            {**OdometryConfig.from_yaml(config, "odometry").to_dict(), "device": device, "seed": seed}
+            {
+                **OdometryConfig.from_yaml(config, "odometry").to_dict(),
+                "device": device,
+                "seed": seed,
+                "keep_trajectory": True,
+            }
         )
     else:
         name = preset or ("default" if torch.cuda.is_available() and device != "cpu" else "cpu")

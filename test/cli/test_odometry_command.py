@@ -39,7 +39,7 @@ class StepEstimator:
         self.seen = []
 
     def terminate(self):
-        return [POINT(frame.stamp, np.eye(4)) for frame in self.seen]
+        return [POINT(frame.stamp, np.eye(4)) for frame in self.seen if self.silent < len(self.seen)]
 
 
 @pytest.fixture
@@ -65,17 +65,19 @@ def test_every_frame_is_answered_and_the_truth_is_hidden_from_the_estimator(bag)
 
 def test_the_command_writes_trajectory_covariances_and_what_made_them(bag, tmp_path, monkeypatch):
     monkeypatch.setattr(odometry_command, "_odometry", lambda *_: StepEstimator())
-    output, refined = tmp_path / "est.tum", tmp_path / "refined.tum"
-    arguments = [str(bag), "-o", str(output), "--refined", str(refined), "--from-frame", "1", "--seed", "4", "--json"]
+    output, answers = tmp_path / "est.tum", tmp_path / "answers.tum"
+    arguments = [str(bag), "-o", str(output), "--answers", str(answers), "--from-frame", "1", "--seed", "4", "--json"]
     result = CliRunner().invoke(odometry_command.command, arguments)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
-    assert summary["frames"] == 7 and summary["poses"] == 5 and summary["status"] == {"refused": 2, "ok": 5}
-    trajectory = read_tum(output)
-    np.testing.assert_array_equal(trajectory.stamps, [stamp * SECOND for stamp in (8, 9, 10, 11, 12)])
-    np.testing.assert_allclose(trajectory.positions[:, 0], [0.3, 0.4, 0.5, 0.6, 0.7])
-    np.testing.assert_allclose(trajectory.covariances, np.tile(0.01 * np.eye(6), (5, 1, 1)))
-    assert len(read_tum(refined)) == 7
+    assert summary["frames"] == summary["poses"] == 7 and summary["status"] == {"refused": 2, "ok": 5}
+    trajectory, live = read_tum(output), read_tum(answers)
+    np.testing.assert_array_equal(trajectory.stamps, [stamp * SECOND for stamp in range(6, 13)])
+    np.testing.assert_array_equal(trajectory.positions, np.zeros((7, 3)))  # the refined poses
+    assert np.isnan(trajectory.covariances[:2]).all()  # frames without an answer
+    np.testing.assert_allclose(trajectory.covariances[2:], live.covariances)
+    np.testing.assert_allclose(live.positions[:, 0], [0.3, 0.4, 0.5, 0.6, 0.7])
+    np.testing.assert_allclose(live.covariances, np.tile(0.01 * np.eye(6), (5, 1, 1)))
     run = json.loads((tmp_path / "est.tum.run.json").read_text())
     assert run["seed"] == 4 and run["recording"] == str(bag) and run["configuration"] == {"odometry": {}}
 
