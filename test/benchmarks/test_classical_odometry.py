@@ -64,7 +64,7 @@ def test_a_camera_moving_along_two_textured_walls_is_followed():
             image[rows] = cv2.warpPerspective(texture, homography, (320, 240))[rows]
         poses.append(world_T_cam)
         frames.append(Frame(np.repeat(image[:, :, None], 3, axis=2), camera, 1000 + index * 33_000_000))
-    odometry, _ = run(frames, seed=0, config=ClassicalConfig())
+    odometry = run(frames, seed=0, config=ClassicalConfig())
     truth = Trajectory(np.array([frame.stamp for frame in frames]), np.array(poses))
     summary = evaluate(odometry.trajectory, truth, alignment=AlignmentMode.SIM3).summary
     assert odometry.losses == 0 and summary["estimated"] == 30
