@@ -16,6 +16,7 @@ from robust_loc.errors import RobustLocError
 
 # command -> (module with an object ``command``, one-line help)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("robust_loc.cli.demo", "render a recording, map it, localize in it, write a report"),
     "convert": ("robust_loc.cli.convert", "a dataset folder to a rosbag2 recording"),
     "map": ("robust_loc.cli.map", "a relocalization map from a recording or a COLMAP model"),
     "localize": ("robust_loc.cli.localize", "poses of every frame of a recording, by each source"),

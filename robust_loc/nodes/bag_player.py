@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tqdm import tqdm
 
 from robust_loc.config import Config, parameter
 from robust_loc.data import open_bag
@@ -96,6 +97,8 @@ class BagPlayer(Node):
     def _play_once(self) -> int:
         played, index = 0, -1
         start: tuple[int, float] | None = None  # stamp and wall time of the first image
+        total = (self.config.until_frame or len(self.bag)) - self.config.from_frame
+        progress = tqdm(total=total, desc="playing", unit="frame", disable=None)
         for message in recorded_messages(self.bag, self._others):
             if not self.context.ok():
                 break
@@ -113,6 +116,8 @@ class BagPlayer(Node):
             self._await_turn(message.stamp, start)
             self._send(message)
             played += 1
+            progress.update()
+        progress.close()
         return played
 
     def _send(self, message: Recorded) -> None:

@@ -80,6 +80,7 @@ class FusionNode(ManagedNode):
         self.filter = None  # made with the extrinsics, when the first estimate names the camera's frame
         self.accepted = self.rejected = 0
         self.fix_source = ""
+        self.latency = 0.0  # of the slowest estimator's answer to the newest image
         self._together: dict[int, dict[str, Estimate]] = {}
         self._saved_at = 0
 
@@ -93,10 +94,12 @@ class FusionNode(ManagedNode):
         if self.filter is None and not self._make_filter(message.child_frame_id, estimate.stamp):
             return
         if not self.settings.lockstep:
+            self.latency = estimate.latency
             self._use(source, estimate)
             return
         answers = self._together.setdefault(estimate.stamp, {})
         answers[source] = estimate
+        self.latency = max(answer.latency for answer in answers.values())
         if len(answers) == len(self.sources):
             del self._together[estimate.stamp]
             for name in sorted(answers, key=lambda name: (name != "odometry", name)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class FusionOutput:
         self._state.publish(self._state_message(now, stamp, node))
         self._estimate.publish(
             estimate_message(
-                camera_estimate(now, stamp, node.filter.base_T_cam),
+                replace(camera_estimate(now, stamp, node.filter.base_T_cam), latency=node.latency),
                 source="fusion",
                 world_frame=self._settings.map_frame,
                 camera_frame=self.camera_frame,
