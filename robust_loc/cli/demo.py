@@ -12,9 +12,9 @@ CAMERA_FRAME = "camera_optical_frame"
 
 @click.command()
 @click.option("-o", "--output", default="demo_output", show_default=True,
-              type=click.Path(file_okay=False, path_type=Path), help="Folder for recordings, map and report.")  # fmt: skip
+              type=click.Path(file_okay=False, path_type=Path), help="Folder for recordings and report.")  # fmt: skip
 @click.option("--bag", type=click.Path(exists=True, path_type=Path),
-              help="A recording with ground truth of your own: its first half is mapped, its second localized.")  # fmt: skip
+              help="Your recording with ground truth: its first half is mapped, its second localized.")  # fmt: skip
 @click.option("--frames", type=click.IntRange(min=20), default=150, show_default=True, help="Frames to render.")
 @click.option("--odometry/--no-odometry", default=None, help="Default: with odometry where its weights are there.")
 @click.option("--ros/--no-ros", default=None, help="Default: through the ROS graph where ROS 2 can be imported.")
@@ -97,14 +97,10 @@ def _render(path: Path, frames: int, variation: int) -> None:
 
 
 def _has_weights() -> bool:
-    from robust_loc.errors import WeightsError
-    from robust_loc.odometry import PatchNetwork
+    """Whether this installation has the odometry's default weights."""
+    import robust_loc
 
-    try:
-        PatchNetwork.default()
-    except WeightsError:
-        return False
-    return True
+    return (Path(robust_loc.__file__).parent / "weights" / "odometry.safetensors").is_file()
 
 
 def _length(bag: Path) -> int:

@@ -41,7 +41,6 @@ def environment() -> dict[str, str]:
     variables = {
         "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_LOCALHOST_ONLY": "0",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     if share is not None:
