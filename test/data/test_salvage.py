@@ -129,3 +129,43 @@ def test_a_truncated_copy_of_a_real_recording_keeps_its_first_half(real_data, tm
         truncated(next(path for path in copy.iterdir() if path.suffix in (".mcap", ".db3")), 0.5)
         stamps, losses = stamps_of(copy)
         assert minimum <= len(stamps) < len(whole) and set(stamps) < set(whole) and losses
+
+
+@pytest.mark.parametrize("compression", ["", "lz4", "zstd", "bz2"])
+def test_the_readable_part_of_a_chunk_cut_off_while_compressed_is_decompressed(compression):
+    import bz2
+
+    import lz4.frame
+    from rosbags.rosbag2.storage_mcap import zstd
+
+    from robust_loc.data.salvage import _decompressed
+
+    pack = {"": bytes, "lz4": lz4.frame.compress, "zstd": zstd.compress, "bz2": bz2.compress}[compression]
+    # incompressible, and longer than one block of any of the formats
+    content = np.random.default_rng(0).integers(0, 256, 2_000_000, dtype=np.uint8).tobytes()
+    packed = pack(content)
+    assert _decompressed(packed, compression) == content
+    part = _decompressed(packed[: len(packed) // 2], compression)
+    assert len(part) > 300_000 and content.startswith(part)
+    assert _decompressed(b"no compressed data at all", compression) in (b"", b"no compressed data at all")
+
+
+def test_a_compressed_mcap_is_read_whole_and_truncated(tmp_path):
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+
+    frames = make_frames(60)
+    folder = tmp_path / "zstd"
+    writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with Reader(write_bag(tmp_path / "plain.mcap", frames)) as reader, writer:
+        connections = {
+            c.topic: writer.add_connection(c.topic, c.msgtype, msgdef=c.msgdef.data, rihs01="RIHS01_" + "0" * 64)
+            for c in reader.connections
+        }
+        for connection, time, data in reader.messages():
+            writer.write(connections[connection.topic], time, data)
+    assert stamps_of(folder) == ([frame.stamp for frame in frames], ())
+    truncated(next(folder.glob("*.mcap")), 0.6)
+    stamps, losses = stamps_of(folder)
+    assert losses and 10 < len(stamps) < 60
+    assert stamps == [frame.stamp for frame in frames[: len(stamps)]]
