@@ -16,7 +16,7 @@ from robust_loc.relocalization.localizer import Answer, Relocalizer, Relocalizer
 from robust_loc.relocalization.map import Map
 from robust_loc.relocalization.verdict import Evidence, fit_verdict
 from robust_loc.types import Camera, FloatArray, Frame
-from robust_loc.uncertainty import fit_factors, pose_error
+from robust_loc.uncertainty import nees, pose_error
 
 RIGHT_DISTANCE, RIGHT_ANGLE = 0.25, np.radians(5.0)
 MIN_SAMPLES = 10
@@ -87,12 +87,9 @@ def calibrate(
         info["verdict"] = fit_verdict(np.array(evidence), np.array(right, float)).to_dict()
     medians = (float("nan"), float("nan"))
     if len(errors) >= MIN_SAMPLES:
-        factors = fit_factors(np.array(errors), np.array(covariances))
-        info["covariance"] = {
-            "translation": factors.translation,
-            "rotation": factors.rotation,
-            "samples": factors.samples,
-        }
+        # One factor for position and rotation: they are correlated, and only so does the joint error fit as well.
+        factor = float(np.sqrt(nees(np.array(errors), np.array(covariances)).mean() / 6))
+        info["covariance"] = {"translation": factor, "rotation": factor, "samples": len(errors)}
         parts = np.array(errors).reshape(-1, 2, 3)
         position, angle = np.median(np.linalg.norm(parts, axis=2), axis=0)
         medians = (float(position), float(angle))

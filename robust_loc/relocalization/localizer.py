@@ -43,7 +43,7 @@ class RelocalizerConfig(Config):
     points: int = parameter(450, "points per hypothesis", minimum=3)
     fine_points: int = parameter(400, "points of the final pose", minimum=3)
     good_enough: float = parameter(0.4, "soft inlier ratio at which no other group is tried", minimum=0.0, maximum=1.0)
-    min_probability: float = parameter(0.5, "a less probable pose is refused", minimum=0.0, maximum=1.0)
+    min_probability: float = parameter(0.9, "a less probable pose is refused", minimum=0.0, maximum=1.0)
     window: int = parameter(64, "side of the fine windows in fine pixels", minimum=16)
     max_iterations: int = parameter(1500, "MSAC samples per hypothesis at most", minimum=1)
     seed: int = parameter(0, "of the sampling; every query starts from it")

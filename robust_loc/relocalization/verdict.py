@@ -35,7 +35,7 @@ class Verdict:
         weights: of the four parts of the evidence. bias: of the logit. samples: held-out queries it was fitted to.
     """
 
-    weights: tuple[float, ...] = (12.0, 8.0, 22.0, 1.5)
+    weights: tuple[float, ...] = (12.0, 8.0, 23.0, 4.0)
     bias: float = -13.0
     samples: int = 0
 

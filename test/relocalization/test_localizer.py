@@ -32,7 +32,7 @@ def test_frames_between_the_keyframes_are_localized(relocalizer, room):
     for frame in room[2::8]:
         estimate = relocalizer.update(frame)
         assert estimate.status is Status.OK, estimate.reason
-        assert estimate.stamp == frame.stamp and estimate.probability > 0.5 and 0 <= estimate.in_map_score <= 1
+        assert estimate.stamp == frame.stamp and estimate.probability > 0.9 and 0 <= estimate.in_map_score <= 1
         assert np.linalg.eigvalsh(estimate.covariance).min() > 0
         errors.append(distances(estimate, frame))
     assert np.median(errors, axis=0)[0] < 0.03 and np.median(errors, axis=0)[1] < np.radians(0.5)
@@ -113,4 +113,4 @@ def test_the_calibration_of_the_map_scales_the_covariance(room_map, room, reloca
 def test_a_strict_relocalizer_refuses_more(room_map, room):
     strict = Relocalizer(room_map, config=RelocalizerConfig(min_probability=1.0))
     estimate = strict.update(room[10])
-    assert estimate.status is Status.REFUSED and estimate.probability > 0.5
+    assert estimate.status is Status.REFUSED and estimate.probability > 0.9
