@@ -11,17 +11,17 @@ differs from it by the odometry's own ``odom_T_cam``.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from robust_loc.fusion.adaptation import SourceNoise
 from robust_loc.fusion.belief import Belief, Fix, Innovation, MotionModel
 from robust_loc.fusion.config import FusionConfig
 from robust_loc.fusion.gating import Gate
 from robust_loc.fusion.history import SECOND, Timeline, Track
+from robust_loc.fusion.intake import FixIntake
 from robust_loc.fusion.last_pose import LastPose
+from robust_loc.fusion.localization import LOST_VARIANCE, Localization
 from robust_loc.fusion.motion import MotionSource
 from robust_loc.fusion.rigid import inverse, is_pose
 from robust_loc.fusion.rivals import Rival, Rivals
@@ -29,39 +29,6 @@ from robust_loc.fusion.state import State, StateMonitor
 from robust_loc.types import Estimate, FloatArray, Status
 from robust_loc.uncertainty.calibration import CovarianceCalibration
 from robust_loc.uncertainty.conversions import change_body
-
-LOST_VARIANCE = 9999.0
-
-
-@dataclass(frozen=True, eq=False)
-class Localization:
-    """What the filter publishes.
-
-    Attributes:
-        stamp: of the newest image, integer nanoseconds.
-        state, reason: see :class:`State`; the reason is empty when all is well.
-        map_T_base: (4, 4), None while there is no pose at all.
-        covariance: (6, 6) of it, ROS convention; 9999 on the diagonal when LOST.
-        odom_T_base: (4, 4) smooth odometry, metric by the scale of its time (or the external odometry's own).
-        map_T_odom: (4, 4), None while there is no pose.
-        scale, scale_sigma: metres per unit of odometry and its sigma.
-        nis: of the newest fix that was compared with the filter, None before the first.
-        age: seconds since the image of the newest accepted fix, None before the first.
-        twist: (6,) linear and angular velocity of the base, in the base frame.
-    """
-
-    stamp: int
-    state: State
-    reason: str
-    map_T_base: FloatArray | None
-    covariance: FloatArray | None
-    odom_T_base: FloatArray
-    map_T_odom: FloatArray | None
-    scale: float
-    scale_sigma: float
-    nis: float | None
-    age: float | None
-    twist: FloatArray
 
 
 class LocalizationFilter:
@@ -79,7 +46,6 @@ class LocalizationFilter:
 
     Attributes:
         innovation: the newest fix against the filter as it was before that fix.
-        ignored: reason -> number of inputs that were ignored for it.
     """
 
     def __init__(
@@ -110,15 +76,11 @@ class LocalizationFilter:
         self._rivals = Rivals(self.config, self._model, self._gate)
         self._motion = MotionSource(self.config, self.base_T_cam)
         self._pending: list[tuple[int, Estimate, str]] = []
-        self._newest_fix: dict[str, FloatArray] = {}
-        self._fix_stamps: dict[str, list[int]] = {}
-        self._noise: dict[str, SourceNoise] = {}
-        self._frozen: set[str] = set()
+        self._intake = FixIntake(self.config, self.calibration)
         self._observed = True
         self._odom_T_cam = self.base_T_cam.copy()
         self._twist = np.zeros(6)
         self.innovation: Innovation | None = None
-        self.ignored: dict[str, int] = {}
         self.monitor.reset()
 
     # The algorithm -----------------------------------------------------------------------------------------------
@@ -134,7 +96,7 @@ class LocalizationFilter:
         elif self._timeline.newest - odometry.stamp > self.config.clock_jump * SECOND:
             self._restart_clock(odometry.stamp)
         elif odometry.stamp <= self._timeline.newest:
-            self._ignore("odometry out of order")
+            self._intake.ignore("odometry out of order")
         else:
             self._move(self.calibration.of("odometry").apply_to(odometry))
         self._release_pending()
@@ -148,7 +110,7 @@ class LocalizationFilter:
         if not absolute.has_pose:
             self.monitor.abstained(source)
             return self.localization()
-        fix = self._checked(absolute, source)
+        fix = self._intake.checked(absolute, source)
         if fix is None:
             return self.localization()
         if self._timeline is None:
@@ -156,7 +118,7 @@ class LocalizationFilter:
         if fix.stamp > self._timeline.newest:
             self._wait_for_odometry(absolute, source)
         elif fix.stamp < self._timeline.stamps[0]:
-            self._ignore("fix older than the history")
+            self._intake.ignore("fix older than the history")
         else:
             self._apply(fix)
         return self.localization()
@@ -218,7 +180,7 @@ class LocalizationFilter:
         cam_T_base = inverse(self.base_T_cam)
         map_T_base = belief.map_T_cam @ cam_T_base
         covariance = change_body(belief.covariance[:6, :6], belief.map_T_cam, cam_T_base)
-        state = monitor.assess(now, covariance, self._observed, bool(self._frozen))
+        state = monitor.assess(now, covariance, self._observed, bool(self._intake.frozen))
         if state is State.LOST:
             covariance = LOST_VARIANCE * np.eye(6)
         map_T_odom = map_T_base @ inverse(odom_T_base)
@@ -234,6 +196,11 @@ class LocalizationFilter:
         )
 
     @property
+    def ignored(self) -> dict[str, int]:
+        """Reason -> number of inputs that were ignored for it."""
+        return self._intake.ignored
+
+    @property
     def wants_relocalization(self) -> bool:
         """Whether a search without a prior is wanted: nothing is known, or LOST."""
         return self._main is None or self.monitor.state is State.LOST
@@ -243,7 +210,7 @@ class LocalizationFilter:
         if is_pose(odom_T_base):
             self._motion.external.add(stamp, odom_T_base)
         else:
-            self._ignore("external odometry is not a pose")
+            self._intake.ignore("external odometry is not a pose")
 
     def advance(self, stamp: int) -> Localization:
         """Move on to ``stamp`` without the camera's odometry."""
@@ -254,7 +221,7 @@ class LocalizationFilter:
     def _move(self, odometry: Estimate) -> None:
         assert self._timeline is not None
         previous = self._timeline.newest
-        step = self._motion.step(odometry, previous, bool(self._frozen))
+        step = self._motion.step(odometry, previous, bool(self._intake.frozen))
         self._timeline.append(odometry.stamp, step)
         for track in self._tracks():
             track.extend()
@@ -275,11 +242,11 @@ class LocalizationFilter:
     def _apply(self, fix: Fix) -> None:
         """Compare a fix with the filter; if they disagree, let it support a rival, which may take over."""
         assert self._timeline is not None
-        if self._repeated(fix):
+        if self._intake.is_repeated(fix):
             return
         self._split(fix.stamp)
-        fix = self._honest(fix)
-        inflation = self._shared_error(fix)
+        fix = self._intake.honest(fix, self._timeline, self._scale_now(), self._model)
+        inflation = self._intake.shared_error(fix)
         if self._main is not None and self.monitor.comparable and self._main.reaches(fix.stamp):
             self.innovation = self._main.innovation(fix)
             accepted = self._gate.accepts(self.innovation.nis)
@@ -304,58 +271,7 @@ class LocalizationFilter:
             return False
         return self.monitor.voters(self._timeline.newest) <= {source for _, source in rival.streak}
 
-    def _honest(self, fix: Fix) -> Fix:
-        """The fix with the covariance that its source's fixes have shown among themselves."""
-        assert self._timeline is not None
-        c = self.config
-        noise = self._noise.setdefault(fix.source, SourceNoise(c.inflation_threshold, c.largest_inflation))
-        noise.observe(fix, self._timeline, self._scale_now(), self._model)
-        return replace(fix, covariance=noise.factor * fix.covariance)
-
-    def _repeated(self, fix: Fix) -> bool:
-        """Whether the source gives the very same numbers again: a frozen camera, and no new information."""
-        last = self._newest_fix.get(fix.source)
-        self._newest_fix[fix.source] = fix.map_T_cam
-        same = last is not None and np.array_equal(last, fix.map_T_cam)
-        (self._frozen.add if same else self._frozen.discard)(fix.source)
-        return same
-
-    def _shared_error(self, fix: Fix) -> float:
-        """Factor on the covariance of a fix that comes soon after another of its source: they share their error.
-
-        Fixes at intervals d below the correlation time T count together as one per T: each with T / d times its
-        covariance.
-        """
-        stamps = self._fix_stamps.setdefault(fix.source, [])
-        index = bisect_left(stamps, fix.stamp)
-        insort(stamps, fix.stamp)
-        if index == 0 or self.config.fix_correlation_time == 0.0:
-            return 1.0
-        interval = max((fix.stamp - stamps[index - 1]) / SECOND, 1e-3)
-        return max(1.0, self.config.fix_correlation_time / interval)
-
     # Bookkeeping -------------------------------------------------------------------------------------------------
-
-    def _checked(self, absolute: Estimate, source: str) -> Fix | None:
-        """The fix with its calibrated, floored covariance, or None with the reason counted."""
-        c = self.config
-        absolute = self.calibration.of(source).apply_to(absolute)
-        pose, covariance = absolute.world_T_cam, absolute.covariance
-        if pose is None or covariance is None or not is_pose(pose) or not np.isfinite(covariance).all():
-            self._ignore(f"{source}: not a pose with a covariance")
-            return None
-        floor = np.repeat([c.minimum_fix_position_sigma, c.minimum_fix_rotation_sigma], 3) ** 2
-        covariance = 0.5 * (covariance + covariance.T) + np.diag(floor)
-        if covariance.shape != (6, 6) or np.linalg.eigvalsh(covariance).min() <= 0.0:
-            self._ignore(f"{source}: its covariance is not positive definite")
-            return None
-        if absolute.probability is not None and not absolute.probability >= c.minimum_probability:
-            self._ignore(f"{source}: improbable by its own account")
-            return None
-        return Fix(absolute.stamp, source, np.asarray(pose, float), covariance)
-
-    def _ignore(self, reason: str) -> None:
-        self.ignored[reason] = self.ignored.get(reason, 0) + 1
 
     def _wait_for_odometry(self, absolute: Estimate, source: str) -> None:
         """Keep a fix until the odometry reaches its image; three in a row without any odometry mean it is dead."""
@@ -374,7 +290,7 @@ class LocalizationFilter:
             if absolute.stamp <= now:
                 self.correct(absolute, source)
             elif absolute.stamp - now > self.config.history * SECOND:
-                self._ignore("fix from the future")
+                self._intake.ignore("fix from the future")
             else:
                 self._pending.append((since, absolute, source))
 
@@ -383,14 +299,14 @@ class LocalizationFilter:
         self._timeline = Timeline(stamp)
         self._rivals.clear()
         self._pending.clear()
-        self._fix_stamps.clear()
+        self._intake.restart_clock()
         if self._main is not None:
             c = self.config
             spread = np.diag(np.repeat([c.unobserved_speed, c.unobserved_turn_rate], 3) ** 2) * c.clock_jump**2
             belief = replace(self._main.belief.widened(spread), gap_translation=0.0, gap_rotation=0.0)
             self._main = Track(self._timeline, stamp, belief, self._model, self._gate)
         self.monitor.time_jumped(stamp)
-        self._ignore("clock set back")
+        self._intake.ignore("clock set back")
 
     def _tracks(self) -> list[Track]:
         return ([] if self._main is None else [self._main]) + [rival.track for rival in self._rivals]
@@ -406,8 +322,7 @@ class LocalizationFilter:
         self._timeline.forget_before(stamp)
         for track in self._tracks():
             track.forget_before(self._timeline.stamps[0])
-        for stamps in self._fix_stamps.values():
-            del stamps[: max(0, bisect_left(stamps, stamp) - 1)]
+        self._intake.forget_before(stamp)
 
     def _scale_now(self) -> tuple[float, float]:
         """(scale, relative sigma)."""
@@ -415,25 +330,3 @@ class LocalizationFilter:
             return self._first_scale
         belief = self._main.belief
         return belief.scale, float(np.sqrt(max(belief.covariance[6, 6], 0.0)))
-
-
-_STATUS = {
-    State.INITIALIZING: Status.INITIALIZING,
-    State.LOCALIZED: Status.OK,
-    State.DEGRADED: Status.UNRELIABLE,
-    State.LOST: Status.FAILED,
-}
-
-
-def camera_estimate(localization: Localization, stamp: int, base_T_cam: FloatArray) -> Estimate:
-    """A localization as the estimate of the camera's pose at ``stamp``: what is compared with the camera's true pose.
-
-    Without a pose while there is none, when LOST, and at a stamp that the filter did not move to.
-    """
-    status, reason = _STATUS[localization.state], localization.reason
-    if localization.stamp != stamp:
-        return Estimate(stamp, Status.FAILED, "no pose at the time of this image")
-    if localization.map_T_base is None or localization.covariance is None or localization.state is State.LOST:
-        return Estimate(stamp, status, reason)
-    covariance = change_body(localization.covariance, localization.map_T_base, base_T_cam)
-    return Estimate(stamp, status, reason, localization.map_T_base @ base_T_cam, covariance)

@@ -12,8 +12,9 @@ import numpy as np
 from scipy import stats
 from scipy.spatial.transform import Rotation
 
-from robust_loc.fusion.filter import Localization, LocalizationFilter
+from robust_loc.fusion.filter import LocalizationFilter
 from robust_loc.fusion.history import SECOND
+from robust_loc.fusion.localization import Localization
 from robust_loc.fusion.rigid import inverse, rotation_exp
 from robust_loc.fusion.state import State
 from robust_loc.types import Estimate, FloatArray, Status

@@ -13,7 +13,7 @@ from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from robust_loc.fusion import Localization, State
+from robust_loc.fusion import Localization, State, camera_estimate
 from robust_loc.msg import Estimate as EstimateMessage
 from robust_loc.msg import LocalizationState
 from robust_loc.nodes.conversions import (
@@ -28,7 +28,6 @@ from robust_loc.nodes.conversions import (
 )
 from robust_loc.nodes.fusion_config import FusionNodeConfig
 from robust_loc.nodes.optional import TransformBroadcaster
-from robust_loc.types import Estimate, Status
 
 LATCHED = DurabilityPolicy.TRANSIENT_LOCAL
 STATES = {
@@ -142,21 +141,3 @@ class FusionOutput:
                 and (now.state is not State.LOST or self._settings.publish_tf_when_lost)
             ),
         )
-
-
-def camera_estimate(now: Localization, stamp: int, base_T_cam: Any) -> Estimate:
-    """The camera's pose at ``stamp``, without one while there is none or it must not be used."""
-    from robust_loc.uncertainty.conversions import change_body
-
-    status = {
-        State.INITIALIZING: Status.INITIALIZING,
-        State.LOCALIZED: Status.OK,
-        State.DEGRADED: Status.UNRELIABLE,
-        State.LOST: Status.FAILED,
-    }[now.state]
-    if now.stamp != stamp:  # an image whose odometry was refused
-        return Estimate(stamp, Status.FAILED, "no pose at the time of this image")
-    if now.map_T_base is None or now.covariance is None or now.state is State.LOST:
-        return Estimate(stamp, status, now.reason or now.state.name)
-    covariance = change_body(now.covariance, now.map_T_base, base_T_cam)
-    return Estimate(stamp, status, now.reason, now.map_T_base @ base_T_cam, covariance)

@@ -176,7 +176,7 @@ def test_covariances_that_are_four_times_too_small_are_found_out_and_corrected(s
 def test_honest_covariances_are_not_touched(seed):
     localizer = LocalizationFilter(WHITE)
     run(localizer, simulate(Scenario(fixes=[Fixes("relocalizer", outliers=0.2)]), seed))
-    assert localizer._noise["relocalizer"].factor == 1.0
+    assert localizer._intake.noise["relocalizer"].factor == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -325,7 +325,7 @@ def test_memory_is_bounded_by_the_history():
     straight(localizer, 0, 20)
     assert len(localizer._timeline.stamps) <= 12
     assert len(localizer._main._prior) <= 12 and len(localizer._main._fixes) <= 12
-    assert len(localizer._fix_stamps["relocalizer"]) <= 12
+    assert len(localizer._intake._stamps["relocalizer"]) <= 12
 
 
 def test_extrinsics_must_be_rigid():
