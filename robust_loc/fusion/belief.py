@@ -36,6 +36,7 @@ class Step:
         unobserved_translation, unobserved_rotation: that part of the motion was not observed.
         new_scale: the odometry restarted: its unit is a new one from this step on.
         measured_scale: (scale, relative sigma) that became known at the end of this step.
+        inflation: factor that ``covariance`` already holds on top of what the odometry gave.
     """
 
     duration: float
@@ -46,6 +47,7 @@ class Step:
     unobserved_rotation: bool = False
     new_scale: bool = False
     measured_scale: tuple[float, float] | None = None
+    inflation: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

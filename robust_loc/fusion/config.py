@@ -27,6 +27,10 @@ class FusionConfig(Config):
     odometry_rotation_noise: float = parameter(
         0.05, "sigma per angle of an increment that comes without a covariance", minimum=0.0, maximum=10.0
     )
+    largest_odometry_inflation: float = parameter(
+        100.0, "most that the increments' covariances are multiplied by when fixes disagree with them", minimum=1.0
+    )
+    odometry_trust_time: float = parameter(60.0, "seconds in which such a factor shrinks to a third", minimum=0.1)
     external_odometry: str = parameter(
         "motion",
         "what an external metric odometry is used for: motion between fixes, or only the scale of the camera's",
@@ -78,6 +82,10 @@ class FusionConfig(Config):
         5, "fixes that must agree elsewhere, with none here, to move the filter", minimum=2, maximum=1000
     )
     kidnap_time: float = parameter(0.7, "seconds these fixes must span", minimum=0.0, maximum=60.0)
+    drift_distance: float = parameter(
+        0.3, "metres: fixes that agree nearer than this take over like a start: the odometry drifted", minimum=0.0
+    )
+    drift_angle: float = parameter(0.15, "radians, likewise", minimum=0.0)
     rivals: int = parameter(5, "places remembered that fixes point to besides the filter's", minimum=1, maximum=50)
     rival_window: float = parameter(8.0, "seconds such a place is remembered without a new fix", minimum=0.1)
     source_timeout: float = parameter(3.0, "seconds after which a silent source has no say", minimum=0.1)

@@ -222,6 +222,9 @@ class LocalizationFilter:
         assert self._timeline is not None
         previous = self._timeline.newest
         step = self._motion.step(odometry, previous, bool(self._intake.frozen))
+        self._intake.relent(step.duration)
+        factor = self._intake.odometry_factor
+        step = replace(step, covariance=factor * step.covariance, inflation=factor)
         self._timeline.append(odometry.stamp, step)
         for track in self._tracks():
             track.extend()
@@ -245,7 +248,7 @@ class LocalizationFilter:
         if self._intake.is_repeated(fix):
             return
         self._split(fix.stamp)
-        fix = self._intake.honest(fix, self._timeline, self._scale_now(), self._model)
+        fix = self._intake.honest(fix, self._timeline, self._scale_now())
         inflation = self._intake.shared_error(fix)
         if self._main is not None and self.monitor.comparable and self._main.reaches(fix.stamp):
             self.innovation = self._main.innovation(fix)
@@ -257,19 +260,29 @@ class LocalizationFilter:
                 return
         rival = self._rivals.support(fix, inflation, self._timeline, self._scale_now())
         if self._takes_over(rival):
+            if self._main is not None and self._is_near(rival.track.belief, self._main.belief):
+                self._intake.odometry_drifted()
             self._main = rival.track
             self._rivals.clear()
             self.monitor.started(rival.members)
 
     def _takes_over(self, rival: Rival) -> bool:
-        """Whether fixes that agree elsewhere outvote the filter: it has no pose, is LOST, or was moved unseen."""
+        """Whether fixes that agree elsewhere outvote the filter: no pose yet, LOST, drifted, or moved unseen."""
         assert self._timeline is not None
         c = self.config
         if self._main is None or self.monitor.state is State.LOST:
             return rival.confirmed(c.confirmations, c.confirmation_time) and not self._rivals.opposed(rival)
-        if not rival.unopposed(c.kidnap_confirmations, c.kidnap_time):
+        near = self._is_near(rival.track.belief, self._main.belief)
+        count, seconds = (c.confirmations, c.confirmation_time) if near else (c.kidnap_confirmations, c.kidnap_time)
+        if not rival.unopposed(count, seconds):
             return False
         return self.monitor.voters(self._timeline.newest) <= {source for _, source in rival.streak}
+
+    def _is_near(self, a: Belief, b: Belief) -> bool:
+        """Whether two poses are as close as odometry that is worse than it says may bring them."""
+        apart = a.innovation(Fix(0, "", b.map_T_cam, b.covariance[:6, :6])).residual
+        c = self.config
+        return bool(np.linalg.norm(apart[:3]) < c.drift_distance and np.linalg.norm(apart[3:]) < c.drift_angle)
 
     # Bookkeeping -------------------------------------------------------------------------------------------------
 

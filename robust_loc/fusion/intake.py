@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from dataclasses import replace
 
 import numpy as np
 
-from robust_loc.fusion.adaptation import SourceNoise
-from robust_loc.fusion.belief import Fix, MotionModel
+from robust_loc.fusion.adaptation import NoiseAdaptation
+from robust_loc.fusion.belief import Fix
 from robust_loc.fusion.config import FusionConfig
 from robust_loc.fusion.history import SECOND, Timeline
 from robust_loc.fusion.rigid import is_pose
@@ -28,7 +29,8 @@ class FixIntake:
         self._config, self._calibration = config, calibration
         self._newest: dict[str, FloatArray] = {}
         self._stamps: dict[str, list[int]] = {}
-        self.noise: dict[str, SourceNoise] = {}
+        self.noise: dict[str, NoiseAdaptation] = {}
+        self._drift = 1.0
         self.frozen: set[str] = set()
         self.ignored: dict[str, int] = {}
 
@@ -61,12 +63,25 @@ class FixIntake:
         (self.frozen.add if same else self.frozen.discard)(fix.source)
         return same
 
-    def honest(self, fix: Fix, timeline: Timeline, scale: tuple[float, float], model: MotionModel) -> Fix:
+    def honest(self, fix: Fix, timeline: Timeline, scale: tuple[float, float]) -> Fix:
         """The fix with the covariance that its source's fixes have shown among themselves."""
         c = self._config
-        noise = self.noise.setdefault(fix.source, SourceNoise(c.inflation_threshold, c.largest_inflation))
-        noise.observe(fix, timeline, scale, model)
-        return replace(fix, covariance=noise.factor * fix.covariance)
+        noise = self.noise.setdefault(fix.source, NoiseAdaptation(c.inflation_threshold, c.largest_inflation))
+        noise.observe(fix, timeline, scale)
+        return replace(fix, covariance=noise.source_factor * fix.covariance)
+
+    @property
+    def odometry_factor(self) -> float:
+        """Factor on the covariance of increments: the largest that a source of fixes has shown to be needed."""
+        return max([self._drift, *(noise.odometry_factor for noise in self.noise.values())])
+
+    def odometry_drifted(self) -> None:
+        """Fixes agreed with each other and not with the odometry: its variances are too small by a clear factor."""
+        self._drift = min(4.0 * self._drift, self._config.largest_odometry_inflation)
+
+    def relent(self, seconds: float) -> None:
+        """Time passed: believe the odometry a little more again."""
+        self._drift = max(1.0, self._drift * math.exp(-seconds / self._config.odometry_trust_time))
 
     def shared_error(self, fix: Fix) -> float:
         """Factor on the covariance of a fix that comes soon after another of its source: they share their error.

@@ -54,6 +54,7 @@ class Scenario:
     Attributes:
         duration, period: of the run and of the odometry, seconds.
         translation_sigma, rotation_sigma: of one odometry increment per axis, in metres and radians.
+        understated: factor by which the odometry's covariances understate its sigmas.
         scale: metres per unit of odometry at the start.
         scale_walk: relative sigma of its random walk per square root of a second; ``scale_ramp``: relative drift
             over the whole run.
@@ -70,6 +71,7 @@ class Scenario:
     fixes: Sequence[Fixes] = (Fixes(),)
     translation_sigma: float = 0.002
     rotation_sigma: float = 0.001
+    understated: float = 1.0
     scale: float = 2.0
     scale_walk: float = 0.01
     scale_ramp: float = 0.0
@@ -229,7 +231,7 @@ def _odometry(
             increment = perturb(inverse(seen(times[index - 1])) @ seen(time), rng.normal(size=6) * np.sqrt(variances))
             unit = np.repeat([np.exp(-log_scale), 1.0], 3)
             increment[:3, 3] *= unit[0]
-            covariance = np.diag(variances * unit**2)
+            covariance = np.diag(variances * unit**2) / scenario.understated**2
             estimate = Estimate(stamp, Status.OK, increment=increment, increment_covariance=covariance)
         yield Event(time, "odometry", estimate, truth(time))
 

@@ -176,7 +176,8 @@ def test_covariances_that_are_four_times_too_small_are_found_out_and_corrected(s
 def test_honest_covariances_are_not_touched(seed):
     localizer = LocalizationFilter(WHITE)
     run(localizer, simulate(Scenario(fixes=[Fixes("relocalizer", outliers=0.2)]), seed))
-    assert localizer._intake.noise["relocalizer"].factor == 1.0
+    assert localizer._intake.noise["relocalizer"].source_factor == 1.0
+    assert localizer._intake.odometry_factor == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -185,3 +186,18 @@ def test_wrong_fixes_before_a_blackout_do_not_count_after_it(seed):
     fixes = [Fixes(outliers=0.3, position_sigma=0.02)]
     moments, _ = timeline(Scenario(duration=16, fixes=fixes, dark=[(6.0, 8.0)]), seed)
     assert State.LOCALIZED not in states(moments, 6.6, 8.4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_odometry_that_is_ten_times_worse_than_it_says_is_found_out(seed):
+    """The filter would follow it and reject right fixes; fixes that agree nearby take over and cost it its credit."""
+    scenario = Scenario(duration=30, fixes=[RELOCALIZER], translation_sigma=0.02, rotation_sigma=0.01, understated=10.0)
+    localizer = LocalizationFilter(WHITE)
+    moments = run(localizer, simulate(scenario, seed))
+    settled = [m for m in moments if m.time > 8]
+    assert localized_while_wrong(settled) <= 1.0
+    assert max(np.linalg.norm(m.error[:3]) for m in settled) < 0.25
+    wrong = np.mean([m.localization.state is State.LOCALIZED and m.wrong() for m in settled])
+    assert wrong < 0.1
+    assert localizer._intake.odometry_factor == pytest.approx(100.0)
+    assert 0.7 < np.mean([m.nees for m in settled]) / 6 < 1.4
