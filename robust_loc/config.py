@@ -65,8 +65,9 @@ class Config:
     def from_yaml(cls: type[C], path: str | Path, node: str) -> C:
         """Build from the ROS parameter file ``path``, section ``node`` (``node: ros__parameters: {...}``).
 
-        Sections ``/**`` apply to every node. Parameters of the file that are not fields here (topics, frames: they
-        belong to the node) are ignored, so that one file serves the node and its component.
+        Sections ``/**`` apply to every node, ``/**/node`` to the node in any namespace. Parameters of the file that
+        are not fields here (topics, frames: they belong to the node) are ignored, so that one file serves the node
+        and its component.
         """
         try:
             document = yaml.safe_load(Path(path).read_text()) or {}
@@ -75,7 +76,7 @@ class Config:
         if not isinstance(document, dict):
             raise ConfigurationError(f"{path}: expected 'node: ros__parameters: ...' at the top level")
         merged: dict[str, Any] = {}
-        for section in ("/**", node, f"/{node}"):
+        for section in ("/**", f"/**/{node}", node, f"/{node}"):
             content = document.get(section) or {}
             if content and "ros__parameters" not in content:
                 raise ConfigurationError(f"{path}: section {section!r} lacks 'ros__parameters'")

@@ -34,8 +34,8 @@ NODES: dict[str, tuple[type[Config], ...]] = {
 
 HEADER = """# Parameters
 
-Generated from the declarations by `scripts/parameter_tables.py`; `ros2 param describe` tells the same of a running node.
-A value outside its range is refused with the reason.
+Generated from the declarations by `scripts/parameter_tables.py`; `ros2 param describe` tells the same of a running
+node. A value outside its range is refused with the reason.
 """
 
 

@@ -1,9 +1,11 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from robust_loc.config import Config, parameter
 from robust_loc.errors import ConfigurationError
+from robust_loc.nodes.fusion_config import FusionNodeConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ def test_yaml_of_ros_parameters_is_read_and_node_overrides_wildcard(tmp_path):
 def test_bad_values_are_refused_with_the_reason(values, message):
     with pytest.raises(ConfigurationError, match=message):
         Example.from_mapping(values)
+
+
+def test_shipped_recipes_reach_their_components():
+    recipe = Path(__file__).resolve().parents[1] / "config" / "cpu.yaml"
+    assert FusionNodeConfig.from_yaml(recipe, "fusion").transform_tolerance == 0.2
 
 
 def test_unreadable_file_is_named(tmp_path):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_evaluate import SIGMA, helix, noisy
+from noisy_trajectories import SIGMA, helix, noisy
 
 from robust_loc.cli.evaluate import command
 from robust_loc.data import write_tum
