@@ -32,8 +32,8 @@ LARGEST_GAP = 5.0  # the extrapolated motion is at most this multiple of the las
 class Odometry:
     """Monocular odometry up to scale: ``update`` answers every frame with the camera's pose and increment.
 
-    The world frame is the first camera; its unit of length is arbitrary. ``network`` is a :class:`PatchNetwork`, or any
-    :class:`~robust_loc.odometry.operator.FlowOperator`.
+    The world frame is the first camera; its unit of length is arbitrary. ``network`` is a :class:`PatchNetwork` (default:
+    the package's own weights), or any :class:`~robust_loc.odometry.operator.FlowOperator`.
 
     What an estimate's status means here:
         INITIALIZING: the map is not made yet; the pose is a guess with a wide covariance.
@@ -52,7 +52,7 @@ class Odometry:
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(name)
-        self._operator = self._as_operator(network if network is not None else PatchNetwork())
+        self._operator = self._as_operator(network if network is not None else PatchNetwork.default())
         self.reset()
 
     def _as_operator(self, network: PatchNetwork | FlowOperator) -> FlowOperator:
