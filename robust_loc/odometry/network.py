@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-import robust_loc
 from robust_loc.config import Config, parameter
 from robust_loc.errors import ConfigurationError, WeightsError
 from robust_loc.odometry.correlation import DIMENSION, correlate, feature_pyramid
@@ -20,7 +19,6 @@ from robust_loc.odometry.patches import random_centres, windows
 from robust_loc.odometry.update import EdgeGroups, Revision, UpdateOperator
 
 ARCHITECTURE = "robust_loc.odometry.PatchNetwork"
-DEFAULT_WEIGHTS = "odometry.safetensors"
 
 
 @dataclass(frozen=True)
@@ -152,18 +150,6 @@ class PatchNetwork(nn.Module):
         _check_architecture(path, state, network.state_dict())
         network.load_state_dict(state)
         return network.to(device).eval()
-
-    @classmethod
-    def default(cls, device: str | torch.device = "cpu") -> PatchNetwork:
-        """The package's own weights.
-
-        Raises:
-            WeightsError: if this installation has none.
-        """
-        path = Path(robust_loc.__file__).parent / "weights" / DEFAULT_WEIGHTS
-        if not path.is_file():
-            raise WeightsError(f"{path}: this installation has no default odometry weights; name a weights file")
-        return cls.from_checkpoint(path, device)
 
     def save(self, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
         """Write a ``.safetensors`` whose header holds the architecture, the widths and ``extra`` entries."""

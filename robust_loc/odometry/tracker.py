@@ -21,6 +21,7 @@ from robust_loc.odometry.network import PatchNetwork
 from robust_loc.odometry.operator import FlowOperator, NetworkOperator
 from robust_loc.odometry.projective import flow_magnitude, reproject
 from robust_loc.odometry.screening import Screen, Verdict
+from robust_loc.odometry.weights import default_weights
 from robust_loc.odometry.working_image import WorkingImage, working_image
 from robust_loc.types import Estimate, FloatArray, Frame, Status
 from robust_loc.uncertainty.conversions import compose
@@ -32,8 +33,8 @@ LARGEST_GAP = 5.0  # the extrapolated motion is at most this multiple of the las
 class Odometry:
     """Monocular odometry up to scale: ``update`` answers every frame with the camera's pose and increment.
 
-    The world frame is the first camera; its unit of length is arbitrary. ``network`` is a :class:`PatchNetwork` (default:
-    the package's own weights), or any :class:`~robust_loc.odometry.operator.FlowOperator`.
+    The world frame is the first camera; its unit of length is arbitrary. ``network`` is a :class:`PatchNetwork`
+    (default: the package's own weights), or any :class:`~robust_loc.odometry.operator.FlowOperator`.
 
     What an estimate's status means here:
         INITIALIZING: the map is not made yet; the pose is a guess with a wide covariance.
@@ -52,7 +53,7 @@ class Odometry:
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(name)
-        self._operator = self._as_operator(network if network is not None else PatchNetwork.default())
+        self._operator = self._as_operator(network or PatchNetwork.from_checkpoint(default_weights()))
         self.reset()
 
     def _as_operator(self, network: PatchNetwork | FlowOperator) -> FlowOperator:
