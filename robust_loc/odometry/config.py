@@ -43,6 +43,7 @@ class OdometryConfig(Config):
     keyframe_index: int = parameter(4, "age of the keyframe that may be removed", minimum=2, maximum=16)
     motion_threshold: float = parameter(2.0, "flow below which a frame is dropped before start-up", minimum=0.0)
     still_threshold: float = parameter(0.1, "flow below which the camera stands still after start-up", minimum=0.0)
+    adjustments: int = parameter(4, "bundle-adjustment iterations per update", minimum=1, maximum=20)
     motion_damping: float = parameter(0.5, "share of the last motion that is extrapolated", minimum=0.0, maximum=1.0)
     initial_frames: int = parameter(8, "frames that make the first map", minimum=5, maximum=32)
     initial_updates: int = parameter(12, "updates at start-up and at the end of a recording", minimum=1, maximum=100)

@@ -22,14 +22,16 @@ from robust_loc.odometry.bundle_adjustment import INFERENCE, Layout, normal_equa
 from robust_loc.types import FloatArray
 from robust_loc.uncertainty.conversions import propagate
 
+NEGLIGIBLE = 1e-3  # a weight below this is no measurement: its residual is not held to any sigma
+
 
 class MotionCovariance(NamedTuple):
-    """Attributes: covariance [6, 6] of the increment in ROS convention; variance_factor of the residuals; edges that
-    took part."""
+    """Attributes: covariance [6, 6] of the increment in ROS convention; variance_factor of the residuals; measurements
+    (rows) that took part."""
 
     covariance: FloatArray
     variance_factor: float
-    edges: int
+    measurements: int
 
 
 def increment_covariance(
@@ -79,8 +81,8 @@ def increment_covariance(
     depth = np.zeros(len(C))
     depth[layout.slot.cpu().numpy()] = patches[layout.touched, 2, 0, 0].cpu().numpy()
     information = _reduced_information(B, E, C, depth)
-    used = int(system.used.sum())
-    freedom = 2 * used - len(B) - int((C > 0).sum())
+    rows = int((weight[between][system.used] > NEGLIGIBLE).sum())
+    freedom = rows - len(B) - int((C > 0).sum())
     if freedom <= 0:
         return None
     marginal = _pose_covariance(information, [int(layout.pose[f]) for f in (previous, current)])
@@ -88,7 +90,7 @@ def increment_covariance(
         return None
     factor = float(system.cost[0]) / freedom
     increment = poses[previous] * poses[current].inv()
-    return MotionCovariance(factor * _relative(marginal, increment), factor, used)
+    return MotionCovariance(factor * _relative(marginal, increment), factor, rows)
 
 
 def _reduced_information(B: FloatArray, E: FloatArray, C: FloatArray, depth: FloatArray) -> FloatArray:

@@ -26,7 +26,6 @@ from robust_loc.odometry.working_image import WorkingImage, working_image
 from robust_loc.types import Estimate, FloatArray, Frame, Status
 from robust_loc.uncertainty.conversions import compose
 
-ADJUSTMENTS = 2  # bundle-adjustment iterations per update
 LARGEST_GAP = 5.0  # the extrapolated motion is at most this multiple of the last one
 
 
@@ -180,7 +179,7 @@ class Odometry:
         free = torch.arange(n, device=self.device) >= first
         layout = Layout.of(n, graph.ii, graph.kk, None, free)
         poses, patches = SE3(graph.poses), graph.patches
-        for _ in range(ADJUSTMENTS):
+        for _ in range(self.config.adjustments):
             system = normal_equations(
                 poses,
                 patches,
