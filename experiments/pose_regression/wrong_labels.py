@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ from torch import Tensor
 from robust_loc.pose_regression import PoseNetwork, covariance_of_factor, load_network, save_network
 from robust_loc.training.regressor import FeatureBuffer, RegressorTrainer, RegressorTrainingConfig
 from robust_loc.training.regressor_data import PosedImages, held_out_blocks, plain_batch, spoilt
+from robust_loc.types import Frame
 from robust_loc.uncertainty import ause, fit_factors, from_body_tangent, nees, pose_error
 
 NAMES = {
@@ -77,26 +81,41 @@ def evaluate(network: PoseNetwork, held_out: Points, test: Points) -> dict[str, 
     return result
 
 
-def read(source: Path, height: int, cache: Path) -> PosedImages:
-    """The recording's labelled frames: a bag, or a folder with frames.csv and groundtruth.txt."""
-    if cache.exists():
-        with np.load(cache) as file:
-            tensors = (torch.from_numpy(file[name]) for name in ("intrinsics", "world_T_cam"))
-            return PosedImages(file["rgb"], *tensors, file["stamps"], file["depth"])
-    if source.is_dir() and (source / "frames.csv").exists():
-        from robust_loc.data.datasets import READERS
+def read(source: Path, height: int, train: int, cache: Path) -> tuple[PosedImages, PosedImages]:
+    """Training and test images of a recording or of a whole 7-Scenes scene; kept in ``cache`` once read.
 
-        images = PosedImages.from_frames(READERS["folder"](source).frames(), height)
-    else:
-        from robust_loc.data import open_bag
+    ``source`` is a bag or a folder with frames.csv (the first ``train`` labelled frames are for training), or a scene
+    of the 7-Scenes data set such as ``chess`` with its TrainSplit.txt and TestSplit.txt.
+    """
+    if not cache.exists():
+        frames, train = _labelled_frames(source, train)
+        images = PosedImages.from_frames(frames, height)
+        depth = np.zeros(images.rgb.shape[:3], np.float32) if images.depth is None else images.depth
+        np.savez(
+            cache, rgb=images.rgb, intrinsics=images.intrinsics.numpy(), world_T_cam=images.world_T_cam.numpy(),
+            stamps=images.stamps, depth=depth, train=train,
+        )  # fmt: skip
+    with np.load(cache) as file:
+        tensors = (torch.from_numpy(file[name]) for name in ("intrinsics", "world_T_cam"))
+        images, train = PosedImages(file["rgb"], *tensors, file["stamps"], file["depth"]), int(file["train"])
+    return images.subset(np.arange(train)), images.subset(np.arange(train, len(images)))
 
-        images = PosedImages.from_frames(open_bag(source).frames(), height)
-    depth = np.zeros(images.rgb.shape[:3], np.float32) if images.depth is None else images.depth
-    np.savez(
-        cache, rgb=images.rgb, intrinsics=images.intrinsics.numpy(), world_T_cam=images.world_T_cam.numpy(),
-        stamps=images.stamps, depth=depth,
-    )  # fmt: skip
-    return images
+
+def _labelled_frames(source: Path, train: int) -> tuple[Iterator[Frame], int]:
+    """The frames, and how many of them are for training."""
+    from robust_loc.data import open_bag
+    from robust_loc.data.datasets import READERS
+
+    if (source / "TrainSplit.txt").exists():
+        splits = []
+        for name in ("TrainSplit.txt", "TestSplit.txt"):
+            numbers = [int(re.sub(r"\D", "", line)) for line in (source / name).read_text().split()]
+            splits.append([READERS["7scenes"](source / f"seq-{number:02d}") for number in numbers])
+        count = sum(len(recording) for recording in splits[0])
+        return itertools.chain.from_iterable(itertools.chain(*splits)), count
+    if (source / "frames.csv").exists():
+        return READERS["folder"](source).frames(), train
+    return open_bag(source).frames(), train
 
 
 def figure(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
@@ -121,7 +140,7 @@ def figure(curves: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="bag, or folder with frames.csv, of one room")
+    parser.add_argument("source", type=Path, help="bag, folder with frames.csv, or a scene of 7-Scenes")
     parser.add_argument("--train", type=int, default=450, help="first frames, to train on; the others are the test")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.0, 0.5])
     parser.add_argument("--map-steps", type=int, default=1200)
@@ -151,8 +170,7 @@ def main() -> None:
             print(stage, step, {name: round(value, 3) for name, value in numbers.items()}, flush=True)
 
     network = PoseNetwork()
-    images = read(options.source, network.config.image_height, options.work / "images.npz")
-    training, test = images.subset(np.arange(options.train)), images.subset(np.arange(options.train, len(images)))
+    training, test = read(options.source, network.config.image_height, options.train, options.work / "images.npz")
     fitted, held_out = (training.subset(rows) for rows in held_out_blocks(len(training)))
 
     start, stored_file = options.work / "start.safetensors", options.work / "buffer.pt"
