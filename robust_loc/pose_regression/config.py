@@ -22,6 +22,9 @@ class PoseNetworkConfig(Config):
     blocks_per_stage: int = parameter(
         2, "blocks between two long skips, after each of which a pose is read off", minimum=1
     )
+    refinement: int = parameter(
+        10, "Gauss-Newton iterations on the scene coordinates after the transformer; 0: none, as published", minimum=0
+    )
 
     @classmethod
     def published(cls) -> PoseNetworkConfig:
@@ -34,6 +37,7 @@ class PoseNetworkConfig(Config):
             blocks=12,
             heads=8,
             blocks_per_stage=4,
+            refinement=0,
         )
 
 

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 from robust_loc.pose_regression.config import PoseNetworkConfig
 from robust_loc.pose_regression.encoders import make_encoder
+from robust_loc.pose_regression.refinement import refine_pose
 from robust_loc.pose_regression.scene_coordinates import SceneCoordinateHead
-from robust_loc.pose_regression.scene_gate import SceneGate
-from robust_loc.pose_regression.tangent import FACTOR_NUMBERS, information_factor, numbers_for_sigma
+from robust_loc.pose_regression.scene_gate import SceneGate, agreement
+from robust_loc.pose_regression.tangent import (
+    FACTOR_NUMBERS,
+    covariance_of_factor,
+    information_factor,
+    numbers_for_sigma,
+)
 from robust_loc.pose_regression.transformer import PoseTransformer
 
 
@@ -30,6 +36,20 @@ class Prediction(NamedTuple):
     @property
     def world_T_cam(self) -> Tensor:
         return self.poses[-1]
+
+
+class Location(NamedTuple):
+    """The final answer for a batch.
+
+    Attributes:
+        world_T_cam: (B, 4, 4).
+        body_covariance: (B, 6, 6) of its body error (:mod:`robust_loc.pose_regression.tangent`).
+        agreement: (B,) fraction of the cells whose point lies on their ray (:mod:`~.scene_gate`).
+    """
+
+    world_T_cam: Tensor
+    body_covariance: Tensor
+    agreement: Tensor
 
 
 class UncertaintyHead(nn.Module):
@@ -85,6 +105,26 @@ class PoseNetwork(nn.Module):
         shift = F.pad(centre.reshape(1, 3, 1), (3, 0, 0, 1))
         factor = self.uncertainty(features.detach() if detach_features else features)
         return Prediction([pose + shift for pose in poses], factor)
+
+    @torch.no_grad()
+    def locate(self, points: Tensor, intrinsics: Tensor) -> Location:
+        """The pose of world points (B, 3, h, w), refined on them if configured, where that makes more of them agree.
+
+        An unrefined pose has the covariance of the uncertainty head.
+        """
+        prediction = self.pose_of_points(points, intrinsics)
+        pixels = self.cell_pixels(*points.shape[-2:]).to(points)
+        pose, covariance = prediction.world_T_cam, covariance_of_factor(prediction.factor)
+        agreed = agreement(points, pose, intrinsics, pixels)
+        if self.config.refinement:
+            flat, flat_pixels = points.flatten(2).mT, pixels.flatten(1).T
+            refined, refined_covariance = refine_pose(flat, flat_pixels, intrinsics, pose, self.config.refinement)
+            refined_agreed = agreement(points, refined, intrinsics, pixels)
+            better = refined.flatten(1).isfinite().all(-1) & (refined_agreed > agreed)
+            pose = torch.where(better[:, None, None], refined, pose)
+            covariance = torch.where(better[:, None, None], refined_covariance, covariance)
+            agreed = torch.where(better, refined_agreed, agreed)
+        return Location(pose, covariance, agreed)
 
     def cell_pixels(self, height: int, width: int) -> Tensor:
         """The pixel (x, y) each cell stands for in the reprojection error: (2, height, width)."""

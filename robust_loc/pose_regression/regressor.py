@@ -13,8 +13,7 @@ from torch import Tensor
 
 from robust_loc.pose_regression.config import PoseRegressorConfig
 from robust_loc.pose_regression.network import PoseNetwork
-from robust_loc.pose_regression.scene_gate import agreement, describe
-from robust_loc.pose_regression.tangent import covariance_of_factor
+from robust_loc.pose_regression.scene_gate import describe
 from robust_loc.pose_regression.weights import load_network
 from robust_loc.types import Camera, Estimate, FloatArray, Frame, Status
 from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors, from_body_tangent
@@ -94,13 +93,12 @@ class PoseRegressor:
         rgb, intrinsics = network_input(image, camera, self.config.device)
         features = self.network.encoder(rgb)
         points = self.network.scene(features)
-        prediction = self.network.pose_of_points(points, intrinsics)
-        pixels = self.network.cell_pixels(*points.shape[-2:]).to(points.device)
+        location = self.network.locate(points, intrinsics)
         return Answer(
-            proper_pose(prediction.world_T_cam[0]),
-            covariance_of_factor(prediction.factor[0].double()).cpu().numpy(),
+            proper_pose(location.world_T_cam[0]),
+            location.body_covariance[0].double().cpu().numpy(),
             self.network.gate.similarity(describe(features)).item(),
-            agreement(points, prediction.world_T_cam, intrinsics, pixels).item(),
+            location.agreement.item(),
         )
 
     def _refusal(self, answer: Answer) -> str:

@@ -25,7 +25,7 @@ from robust_loc.config import Config, parameter
 from robust_loc.losses import information_terms
 from robust_loc.pose_regression.network import PoseNetwork, Prediction
 from robust_loc.pose_regression.reprojection import depth_loss, reprojection_loss
-from robust_loc.pose_regression.scene_gate import agreement, describe
+from robust_loc.pose_regression.scene_gate import describe
 from robust_loc.pose_regression.tangent import body_error
 from robust_loc.pose_regression.transformer import coarse_to_fine_loss
 from robust_loc.training.regressor_data import ImageBatch, PosedImages, augmented_batch, plain_batch
@@ -295,9 +295,7 @@ class RegressorTrainer:
             batch = self._to_device(plain_batch(images, chunk))
             features = network.encoder(batch.rgb)
             points = network.scene(features)
-            pose = network.pose_of_points(points, batch.intrinsics).world_T_cam
-            pixels = network.cell_pixels(*points.shape[-2:]).to(points)
-            parts.append((describe(features), agreement(points, pose, batch.intrinsics, pixels)))
+            parts.append((describe(features), network.locate(points, batch.intrinsics).agreement))
         descriptors, agreed = zip(*parts)
         return torch.cat(descriptors), torch.cat(agreed)
 

@@ -10,7 +10,6 @@ import torch
 from scipy.stats import chi2
 
 from robust_loc.pose_regression.network import PoseNetwork
-from robust_loc.pose_regression.tangent import covariance_of_factor
 from robust_loc.training.regressor_data import PosedImages, plain_batch
 from robust_loc.types import FloatArray
 from robust_loc.uncertainty import CovarianceFactors, fit_factors, from_body_tangent, nees, pose_error
@@ -32,9 +31,10 @@ def answer(network: PoseNetwork, images: PosedImages, device: str = "cpu") -> He
     poses, covariances = [], []
     for chunk in np.array_split(np.arange(len(images)), math.ceil(len(images) / 32)):
         batch = plain_batch(images, chunk)
-        prediction = network(batch.rgb.to(device), batch.intrinsics.to(device))
-        poses.append(prediction.world_T_cam.double().cpu().numpy())
-        covariances.append(covariance_of_factor(prediction.factor.double()).cpu().numpy())
+        points = network.scene(network.encoder(batch.rgb.to(device)))
+        location = network.locate(points, batch.intrinsics.to(device))
+        poses.append(location.world_T_cam.double().cpu().numpy())
+        covariances.append(location.body_covariance.double().cpu().numpy())
     world_T_cam = np.concatenate(poses)
     covariance = np.stack([from_body_tangent(c, p) for c, p in zip(np.concatenate(covariances), world_T_cam)])
     return HeldOut(world_T_cam, covariance, pose_error(world_T_cam, images.world_T_cam.double().numpy()))
