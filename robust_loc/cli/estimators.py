@@ -11,14 +11,6 @@ if TYPE_CHECKING:
     from robust_loc.relocalization import Relocalizer
 
 
-def default_odometry_weights() -> Path | None:
-    """The odometry weights that ship with the package, None where there are none."""
-    import robust_loc
-
-    files = (Path(folder) / "weights" / "odometry.safetensors" for folder in robust_loc.__path__)
-    return next((file for file in files if file.is_file()), None)
-
-
 def make_odometry(
     weights: Path | None, preset: str | None, config: Path | None, device: str, seed: int
 ) -> tuple[Odometry, dict[str, Any]]:
@@ -27,18 +19,15 @@ def make_odometry(
     Raises:
         WeightsError: no weights are named and the package ships none, or they cannot be loaded.
     """
-    from robust_loc.errors import WeightsError
     from robust_loc.odometry import Odometry, OdometryConfig, PatchNetwork
+    from robust_loc.odometry.weights import default_weights
 
-    file = weights or default_odometry_weights()
-    if file is None:
-        raise WeightsError("the package ships no odometry weights; name some")
     chosen = {"device": device, "seed": seed}
     if config is not None:
         settings = OdometryConfig.from_mapping({**OdometryConfig.from_yaml(config, "odometry").to_dict(), **chosen})
     else:
         settings = OdometryConfig.preset(preset or ("cpu" if device == "cpu" else "default"), **chosen)
-    odometry = Odometry(settings, PatchNetwork.from_checkpoint(file))
+    odometry = Odometry(settings, PatchNetwork.from_checkpoint(weights or default_weights()))
     return odometry, {"weights": str(weights or "package"), **settings.to_dict()}
 
 

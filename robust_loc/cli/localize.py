@@ -16,8 +16,8 @@ from tqdm import tqdm
 @click.option("--features", default="handmade", show_default=True, help="Descriptors of the map.")
 @click.option("--regressor", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Scene weights for the regressor.")  # fmt: skip
-@click.option("--odometry/--no-odometry", "with_odometry", default=None,
-              help="Use the camera's odometry; default: when weights are named or the package ships some.")  # fmt: skip
+@click.option("--odometry/--no-odometry", "with_odometry", default=True, show_default=True,
+              help="Use the camera's odometry.")  # fmt: skip
 @click.option("--odometry-weights", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Odometry network: .safetensors or an official dpvo.pth; default: the package's.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["default", "fast", "cpu"]), help="Of the odometry, without CONFIG.")
@@ -38,7 +38,7 @@ def command(
     map_path: Path | None,
     features: str,
     regressor: Path | None,
-    with_odometry: bool | None,
+    with_odometry: bool,
     odometry_weights: Path | None,
     preset: str | None,
     output: Path,
@@ -56,7 +56,7 @@ def command(
     Writes OUTPUT/<source>.tum and what each source said of every frame; the source ``fusion`` holds the fused pose and
     its state. The camera's frame is taken for the robot's.
     """
-    from robust_loc.cli.estimators import default_odometry_weights, make_odometry, make_regressor, make_relocalizer
+    from robust_loc.cli.estimators import make_odometry, make_regressor, make_relocalizer
     from robust_loc.data import open_bag
     from robust_loc.errors import ConfigurationError
     from robust_loc.evaluation.pipeline import localize, record
@@ -76,8 +76,6 @@ def command(
     asked = dict(every)
     if unknown := sorted(set(asked) - set(absolute)):
         raise ConfigurationError(f"--every {unknown[0]}: there is none in this run")
-    if with_odometry is None:
-        with_odometry = odometry_weights is not None or default_odometry_weights() is not None
     odometry: Estimator | None = None
     if with_odometry:
         odometry, configuration["odometry"] = make_odometry(odometry_weights, preset, config, device, seed)
