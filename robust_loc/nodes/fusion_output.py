@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped, Vector3
+from geometry_msgs.msg import Point, PoseStamped, PoseWithCovarianceStamped, Vector3
 from nav_msgs.msg import Odometry as OdometryMessage
 from nav_msgs.msg import Path
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker
 
 from robust_loc.fusion import Localization, State, camera_estimate
 from robust_loc.msg import Estimate as EstimateMessage
@@ -36,6 +38,12 @@ STATES = {
     State.DEGRADED: LocalizationState.DEGRADED,
     State.LOST: LocalizationState.LOST,
 }
+COLOURS = {
+    State.INITIALIZING: (0.7, 0.7, 0.7),
+    State.LOCALIZED: (0.3, 0.9, 0.4),
+    State.DEGRADED: (1.0, 0.7, 0.2),
+    State.LOST: (1.0, 0.2, 0.2),
+}
 
 
 class FusionOutput:
@@ -54,6 +62,7 @@ class FusionOutput:
         self._path = create(Path, "~/path", 1)
         self._state = create(LocalizationState, "~/state", QoSProfile(depth=50, durability=LATCHED))
         self._estimate = create(EstimateMessage, "~/estimate", QoSProfile(depth=50, durability=LATCHED))
+        self._text = create(Marker, "~/state_text", QoSProfile(depth=1, durability=LATCHED))
         self._broadcaster = TransformBroadcaster(node)
         if settings.publish_tf and not self._broadcaster.available:
             node.get_logger().warning("no TF is broadcast: neither tf2_ros nor tf2_msgs is installed")
@@ -64,7 +73,7 @@ class FusionOutput:
         self._entered: tuple[State, int] | None = None
 
     def close(self) -> None:
-        self._node.forget_publishers(self._pose, self._odometry, self._path, self._state, self._estimate)
+        self._node.forget_publishers(self._pose, self._odometry, self._path, self._state, self._estimate, self._text)
 
     def publish(self, now: Localization, stamp: int, node: Any) -> None:
         """Say ``now``, an answer to the image of ``stamp``."""
@@ -78,6 +87,7 @@ class FusionOutput:
             )
         )
         self._publish_odometry(now)
+        self._text.publish(state_text(now, self._settings))
         if now.map_T_base is None or now.covariance is None:
             return
         at = header(now.stamp, self._settings.map_frame)
@@ -141,3 +151,15 @@ class FusionOutput:
                 and (now.state is not State.LOST or self._settings.publish_tf_when_lost)
             ),
         )
+
+
+def state_text(now: Localization, settings: FusionNodeConfig) -> Marker:
+    """The state over the robot, for rviz; at the map's origin while there is no pose."""
+    marker = Marker(header=header(now.stamp, settings.map_frame), ns="state", type=Marker.TEXT_VIEW_FACING)
+    where = np.zeros(3) if now.map_T_base is None else now.map_T_base[:3, 3]
+    marker.pose.position = Point(x=float(where[0]), y=float(where[1]), z=float(where[2]) + 0.5)
+    marker.scale.z = 0.2
+    red, green, blue = COLOURS[now.state]
+    marker.color = ColorRGBA(r=red, g=green, b=blue, a=1.0)
+    marker.text = now.state.name + (f": {now.reason}" if now.reason else "")
+    return marker

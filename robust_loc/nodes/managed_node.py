@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
@@ -140,7 +141,12 @@ class ManagedNode(LifecycleNode):
         if not self.context.ok():
             return
         state = "paused" if self.paused and self.is_active else self.lifecycle_state
-        self._diagnostics.publish(self.health.report(self.get_clock().now().to_msg(), state, self.diagnostic_values()))
+        message = self.health.report(self.get_clock().now().to_msg(), state, self.diagnostic_values())
+        try:
+            self._diagnostics.publish(message)
+        except RCLError:
+            if self.context.ok():  # else: an interrupt came in between
+                raise
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:

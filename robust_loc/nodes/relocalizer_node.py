@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
 from robust_loc.config import Config, parameter
 from robust_loc.errors import MapFormatError, RobustLocError
 from robust_loc.msg import Estimate as EstimateMessage
 from robust_loc.nodes.absolute_node import AbsoluteNode
+from robust_loc.nodes.attempt import Attempt
 from robust_loc.nodes.contract import Estimator, EstimatorNodeConfig
-from robust_loc.nodes.conversions import SECOND, estimate_of
+from robust_loc.nodes.conversions import SECOND, estimate_of, point_cloud
 from robust_loc.nodes.parameters import read
 from robust_loc.nodes.run import run
 from robust_loc.srv import LoadMap, SaveMap
@@ -60,7 +61,7 @@ class RelocalizerNode(AbsoluteNode):
         self._load, self._config = load, config
         self._prior: Estimate | None = None
         self._prior_arrived = threading.Condition()
-        self._wanted: _Attempt | None = None
+        self._wanted: Attempt | None = None
         self._last_stamp: int | None = None
         super().__init__("relocalizer", (config,), **options)
         self.create_slow_service(Trigger, "~/relocalize", self._on_relocalize)
@@ -72,8 +73,19 @@ class RelocalizerNode(AbsoluteNode):
             raise MapFormatError("no map: set the parameter 'map' to a folder made by 'robust-loc map'")
         return self._load(self.settings.map, self.settings, read(self, self._config))
 
+    def configure(self) -> None:
+        super().configure()
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._map_points = self.create_lifecycle_publisher(PointCloud2, "~/map_points", latched)
+
+    def cleanup(self) -> None:
+        if self.estimator is not None:
+            self.forget_publishers(self._map_points)
+        super().cleanup()
+
     def activate(self) -> None:
         super().activate()
+        self._show_map()
         self._priors = None
         if self.settings.prior:
             self._priors = self.create_subscription(EstimateMessage, self.settings.prior, self._on_prior, 10)
@@ -83,6 +95,14 @@ class RelocalizerNode(AbsoluteNode):
             self.destroy_subscription(self._priors)
             self._priors = None
         super().deactivate()
+
+    def _show_map(self) -> None:
+        """Publish the map's points, for rviz."""
+        used = getattr(self.estimator, "map", None)
+        if used is not None:
+            points = np.asarray(used.arrays["points"], float)
+            grey = np.full(points.shape, 200, np.uint8)
+            self._map_points.publish(point_cloud(points, grey, 0, self.settings.world_frame))
 
     # Images
 
@@ -120,7 +140,7 @@ class RelocalizerNode(AbsoluteNode):
         if not self.is_active or self.paused:
             response.message = "not running: activate or resume the node first"
             return response
-        attempt = self._wanted = _Attempt()
+        attempt = self._wanted = Attempt()
         response.success, response.message = attempt.wait(self.settings.attempt_timeout)
         return response
 
@@ -129,6 +149,7 @@ class RelocalizerNode(AbsoluteNode):
             if self.estimator is None:
                 raise MapFormatError("the node is not configured; set its parameter 'map' and configure it")
             self.exchange(self._load(request.path, self.settings, read(self, self._config)))
+            self._show_map()
             response.success, response.message = True, f"loaded {request.path}"
         except (RobustLocError, OSError) as error:
             response.message = f"{error}; the map in use stays"
@@ -151,33 +172,6 @@ class RelocalizerNode(AbsoluteNode):
         except (RobustLocError, OSError) as error:
             response.message = str(error)
         return response
-
-
-class _Attempt:
-    """One search without a prior, and the client that waits for it."""
-
-    def __init__(self) -> None:
-        self._done = threading.Event()
-        self._estimate: Estimate | None = None
-
-    def finish(self, estimate: Estimate | None) -> None:
-        self._estimate = estimate
-        self._done.set()
-
-    def wait(self, timeout: float) -> tuple[bool, str]:
-        began = time.monotonic()
-        if not self._done.wait(timeout):
-            return False, f"no image was searched within {time.monotonic() - began:.0f} s; do images arrive?"
-        found = self._estimate
-        if found is None or found.world_T_cam is None or found.covariance is None:
-            return False, (found.reason if found is not None else "") or "no pose was found"
-        metres, radians = (
-            float(np.sqrt(stats.chi2.ppf(0.95, 3) * np.linalg.eigvalsh(found.covariance[i : i + 3, i : i + 3]).max()))
-            for i in (0, 3)
-        )
-        x, y, z = found.world_T_cam[:3, 3]
-        sure = "" if found.probability is None else f", probability {found.probability:.2f}"
-        return True, f"at {x:.2f} {y:.2f} {z:.2f}, within {metres:.3f} m and {np.degrees(radians):.2f} deg (95 %){sure}"
 
 
 def _load(path: str, settings: RelocalizerNodeConfig, config: Any) -> Estimator:

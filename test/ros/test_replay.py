@@ -193,3 +193,43 @@ def test_a_real_recording_plays_through_the_graph(graph, process, name):
     assert code == 0, output
     assert client.wait(lambda: len(client.estimates) >= len(bag))
     assert [nanoseconds(e.header.stamp) for e in client.estimates] == [frame.stamp for frame in bag]
+
+
+UNTRAINED = """
+import torch
+from robust_loc.nodes.odometry_node import OdometryNode, run
+from robust_loc.odometry import Odometry, PatchNetwork
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+network = PatchNetwork()
+run(lambda: OdometryNode(lambda config: Odometry(config, network)))
+"""
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_in_lockstep_the_live_graph_gives_the_offline_answers(graph, process, tmp_path):
+    import torch
+
+    from robust_loc.data.results import trajectory_of
+    from robust_loc.odometry import Odometry, OdometryConfig, PatchNetwork
+
+    folder = os.environ.get("ROBUST_LOC_DATA")
+    if not folder:
+        pytest.skip("ROBUST_LOC_DATA is not set")
+    bag = open_bag(Path(folder) / "rosbags" / "redkitchen_40_mcap")
+    process("-c", UNTRAINED, lockstep=True, preset="cpu", device="cpu")
+    span = {"from_frame": 0, "until_frame": 16}
+    code, output = finish(
+        player(process, bag.path, lockstep=True, rate=0.0, wait=120.0, results=tmp_path / "run", **span), timeout=240
+    )
+    assert code == 0, output
+    live = read_source(tmp_path / "run", "odometry").trajectory
+    torch.manual_seed(0)
+    odometry = Odometry(OdometryConfig.preset("cpu", device="cpu"), PatchNetwork())
+    offline = trajectory_of([odometry.update(frame) for frame in bag.frames(**span)])
+    np.testing.assert_array_equal(live.stamps, offline.stamps)
+    assert len(live) == 16
+    np.testing.assert_allclose(live.world_T_cam, offline.world_T_cam, atol=1e-6)
+    np.testing.assert_allclose(live.covariances, offline.covariances, rtol=1e-5, atol=1e-6)
