@@ -139,6 +139,9 @@ def table(rates: list[float], all_scores: dict[str, dict[str, Tensor]]) -> str:
         cells = [name]
         for rate in range(len(rates)):
             rmse, gap, bias = (values[key][rate] for key in ("rmse", "nll_gap", "log_sigma"))
+            if rmse.isnan().any():
+                cells.append(f"diverges ({int(rmse.isnan().sum())} of {len(rmse)} seeds)")
+                continue
             cells.append(
                 f"{rmse.median():.2f} ({rmse.min():.2f}-{rmse.max():.2f}) / {_short(gap.median())} "
                 f"({_short(gap.max())}) / {bias.median():+.2f}"
