@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_loc.geometry.lie import SE3
@@ -15,11 +17,13 @@ from robust_loc.odometry.projective import flow_magnitude
 
 @dataclass
 class Keyframe:
-    """What the graph remembers of a frame besides its geometry: ``number`` counts input frames."""
+    """What the graph remembers of a frame besides its geometry: ``number`` counts input frames; ``gray`` is the
+    working image."""
 
     number: int
     stamp: int
     handle: int
+    gray: NDArray[np.uint8]
 
 
 class PatchGraph:

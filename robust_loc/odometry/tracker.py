@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -19,10 +20,11 @@ from robust_loc.odometry.initialization import best_start
 from robust_loc.odometry.motion import Belief, Motion
 from robust_loc.odometry.network import PatchNetwork
 from robust_loc.odometry.operator import FlowOperator, NetworkOperator
+from robust_loc.odometry.patches import STRIDE
 from robust_loc.odometry.projective import flow_magnitude, reproject
 from robust_loc.odometry.screening import Screen, Verdict
 from robust_loc.odometry.weights import default_weights
-from robust_loc.odometry.working_image import WorkingImage, working_image
+from robust_loc.odometry.working_image import WorkingImage, tracked_flow, working_image
 from robust_loc.types import Estimate, FloatArray, Frame, Status
 from robust_loc.uncertainty.conversions import compose
 
@@ -137,7 +139,8 @@ class Odometry:
         else:
             depth = torch.rand(M, generator=self._generator).to(self.device)
         pose = self._guess(frame.stamp)
-        self.graph.append(Keyframe(number, frame.stamp, seen.handle), pose, intrinsics, seen.centres, depth)
+        gray = np.asarray(cv2.cvtColor(working.image, cv2.COLOR_RGB2GRAY), np.uint8)
+        self.graph.append(Keyframe(number, frame.stamp, seen.handle, gray), pose, intrinsics, seen.centres, depth)
 
     def _guess(self, stamp: int) -> SE3:
         """Damped constant velocity from the last two keyframes."""
@@ -153,14 +156,20 @@ class Odometry:
         return last.retr(self.config.motion_damping * ratio * motion)
 
     def _probe(self) -> float:
-        """Median flow revision of the previous frame's patches in the newest frame."""
+        """Median flow of the previous frame's patches into the newest frame.
+
+        The larger of what the operator says at once and what tracking says: motions too large for a network's first
+        step must not pass for none.
+        """
         graph, n = self.graph, len(self.graph)
         kk = torch.arange((n - 2) * graph.M, (n - 1) * graph.M, device=self.device)
         ii, jj = torch.full_like(kk, n - 2), torch.full_like(kk, n - 1)
         coords = reproject(SE3(graph.poses), graph.patches, graph.intrinsics, ii, jj, kk).coords
         hidden = graph.hidden.new_zeros(graph.M, self._operator.hidden_size)
         delta = self._operator.revise(hidden, graph.handles, coords, ii, jj, kk).delta
-        return float(torch.quantile(delta.double().norm(dim=-1), 0.5))
+        pixels = STRIDE * graph.patches[kk, :2, 1, 1].cpu().numpy()
+        tracked = tracked_flow(graph.frames[n - 2].gray, graph.frames[n - 1].gray, pixels) / STRIDE
+        return max(float(torch.quantile(delta.double().norm(dim=-1), 0.5)), tracked)
 
     def _iterate(self) -> None:
         """One update of the flow, then bundle adjustment."""

@@ -46,3 +46,11 @@ def working_image(frame: Frame, width: int) -> WorkingImage:
             f"image is {camera.width}x{camera.height}; odometry needs at least {SMALLEST} pixels a side after scaling"
         )
     return result
+
+
+def tracked_flow(before: NDArray[np.uint8], after: NDArray[np.uint8], pixels: NDArray[np.float64]) -> float:
+    """Median length in pixels of the Lucas-Kanade flow of ``pixels`` [n, 2] between two grey images; 0 without any."""
+    start = pixels.astype(np.float32).reshape(-1, 1, 2)
+    found, good, _ = cv2.calcOpticalFlowPyrLK(before, after, start, np.zeros_like(start), winSize=(15, 15), maxLevel=4)
+    lengths = np.linalg.norm((found - start)[good[:, 0] == 1], axis=-1)
+    return float(np.median(lengths)) if len(lengths) else 0.0

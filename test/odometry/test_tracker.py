@@ -160,6 +160,19 @@ def test_standing_still_is_said_and_does_not_drift(frames) -> None:
     assert odometry.update(frames[20]).status == Status.OK
 
 
+def test_motion_that_the_operator_does_not_see_at_once_is_not_standing_still(frames) -> None:
+    class Slow(OracleOperator):
+        """Says nothing of an edge at first sight, as a network may whose reach is shorter than the motion."""
+
+        def revise(self, hidden, *arguments):
+            revision = super().revise(hidden, *arguments)
+            return revision._replace(hidden=hidden + 1, delta=revision.delta * (hidden > 0))
+
+    odometry = Odometry(CONFIG, Slow(CONFIG.patches_per_frame))
+    assert odometry.update(frames[0]).status == Status.INITIALIZING
+    assert odometry.update(frames[2]).status == Status.INITIALIZING
+
+
 def test_pure_rotation_is_degenerate_and_its_rotation_is_right(frames) -> None:
     odometry = oracle()
     for frame in frames[:25]:
