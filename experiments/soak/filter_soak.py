@@ -78,7 +78,7 @@ def resident_mebibytes() -> float:
 def soak(hours: float, seed: int) -> dict[str, Any]:
     """Run and judge; the filter is one object for the whole time."""
     rng = np.random.default_rng(seed)
-    localizer = LocalizationFilter(FusionConfig(fix_correlation_time=0.0))
+    localizer = LocalizationFilter(FusionConfig(fix_correlation_time=0.0, initial_odometry_inflation=1.0))
     states: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     recoveries: dict[str, list[float]] = {}

@@ -27,6 +27,9 @@ class FusionConfig(Config):
     odometry_rotation_noise: float = parameter(
         0.05, "sigma per angle of an increment that comes without a covariance", minimum=0.0, maximum=10.0
     )
+    initial_odometry_inflation: float = parameter(
+        9.0, "factor on the increments' covariances when the odometry starts: it has to earn its credit", minimum=1.0
+    )
     largest_odometry_inflation: float = parameter(
         100.0, "most that the increments' covariances are multiplied by when fixes disagree with them", minimum=1.0
     )

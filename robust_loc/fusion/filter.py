@@ -223,6 +223,8 @@ class LocalizationFilter:
         previous = self._timeline.newest
         step = self._motion.step(odometry, previous, bool(self._intake.frozen))
         self._intake.relent(step.duration)
+        if step.new_scale:
+            self._intake.odometry_restarted()
         factor = self._intake.odometry_factor
         step = replace(step, covariance=factor * step.covariance, inflation=factor)
         self._timeline.append(odometry.stamp, step)

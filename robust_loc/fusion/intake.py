@@ -30,7 +30,7 @@ class FixIntake:
         self._newest: dict[str, FloatArray] = {}
         self._stamps: dict[str, list[int]] = {}
         self.noise: dict[str, NoiseAdaptation] = {}
-        self._drift = 1.0
+        self._drift = config.initial_odometry_inflation
         self.frozen: set[str] = set()
         self.ignored: dict[str, int] = {}
 
@@ -78,6 +78,10 @@ class FixIntake:
     def odometry_drifted(self) -> None:
         """Fixes agreed with each other and not with the odometry: its variances are too small by a clear factor."""
         self._drift = min(4.0 * self._drift, self._config.largest_odometry_inflation)
+
+    def odometry_restarted(self) -> None:
+        """It has to earn its credit again."""
+        self._drift = max(self._drift, self._config.initial_odometry_inflation)
 
     def relent(self, seconds: float) -> None:
         """Time passed: believe the odometry a little more again."""

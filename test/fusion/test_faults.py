@@ -7,7 +7,9 @@ from robust_loc.fusion import FusionConfig, LocalizationFilter, State
 from robust_loc.fusion.rigid import rotation_exp
 from robust_loc.fusion.simulation import Fixes, Scenario, localized_while_wrong, run, simulate
 
-WHITE = FusionConfig(fix_correlation_time=0.0)  # simulated fixes have independent errors
+WHITE = FusionConfig(
+    fix_correlation_time=0.0, initial_odometry_inflation=1.0
+)  # simulated fixes have independent errors
 RELOCALIZER = Fixes("relocalizer", period=0.2, delay=0.1)
 REGRESSOR = Fixes("regressor", period=0.1, position_sigma=0.05, rotation_sigma=0.02)
 SEEDS = range(2)
@@ -114,7 +116,7 @@ def test_dying_source_is_replaced_by_the_other(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_when_the_only_source_dies_the_state_degrades_with_age_and_is_lost_in_the_end(seed):
-    config = FusionConfig(fix_correlation_time=0.0, fix_timeout=5.0, lost_timeout=15.0)
+    config = FusionConfig(fix_correlation_time=0.0, initial_odometry_inflation=1.0, fix_timeout=5.0, lost_timeout=15.0)
     dying = Fixes("relocalizer", delay=0.1, alive=(0.0, 5.0))
     moments, _ = timeline(Scenario(duration=22, fixes=[dying]), seed, config)
     assert State.LOCALIZED not in states(moments, 10.1, 22.0)

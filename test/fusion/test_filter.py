@@ -13,8 +13,8 @@ from robust_loc.types import Estimate, Status
 from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 SECOND = 1_000_000_000
-WHITE = FusionConfig(fix_correlation_time=0.0)
-METRIC = FusionConfig(fix_correlation_time=0.0, metric_odometry=True)
+WHITE = FusionConfig(fix_correlation_time=0.0, initial_odometry_inflation=1.0)
+METRIC = FusionConfig(fix_correlation_time=0.0, initial_odometry_inflation=1.0, metric_odometry=True)
 TIGHT = 1e-4 * np.eye(6)
 
 
@@ -46,7 +46,9 @@ def test_result_does_not_depend_on_the_order_in_which_fixes_arrive():
     events = simulate(Scenario(duration=6, fixes=[Fixes(period=0.3), Fixes("regressor", period=0.4)]), 5)
     odometry = [e for e in events if e.source == "odometry"]
     fixes = [e for e in events if e.source != "odometry"]
-    config = FusionConfig(fix_correlation_time=0.0, initial_scale=2.0, initial_scale_sigma=0.03)
+    config = FusionConfig(
+        fix_correlation_time=0.0, initial_odometry_inflation=1.0, initial_scale=2.0, initial_scale_sigma=0.03
+    )
     in_order, shuffled = LocalizationFilter(config), LocalizationFilter(config)
     for localizer in (in_order, shuffled):
         localizer.initial_pose(odometry[0].estimate.stamp, odometry[0].truth, TIGHT)
@@ -131,7 +133,9 @@ def test_metric_odometry_keeps_its_scale():
 
 @pytest.mark.parametrize("use", ["motion", "scale"])
 def test_external_odometry_gives_the_scale_and_the_odom_frame(use):
-    localizer = LocalizationFilter(FusionConfig(fix_correlation_time=0.0, external_odometry=use))
+    localizer = LocalizationFilter(
+        FusionConfig(fix_correlation_time=0.0, initial_odometry_inflation=1.0, external_odometry=use)
+    )
     localizer.initial_pose(0, pose(0.0), TIGHT)
     for k in range(60):
         localizer.observe_metric_odometry(k * SECOND // 10, pose(7.0 + 0.05 * k))
