@@ -44,6 +44,7 @@ class RelocalizerConfig(Config):
     fine_points: int = parameter(400, "points of the final pose", minimum=3)
     good_enough: float = parameter(0.4, "soft inlier ratio at which no other group is tried", minimum=0.0, maximum=1.0)
     min_probability: float = parameter(0.9, "a less probable pose is refused", minimum=0.0, maximum=1.0)
+    min_support: int = parameter(12, "points that must agree with the pose; three always fit", minimum=4)
     window: int = parameter(64, "side of the fine windows in fine pixels", minimum=16)
     max_iterations: int = parameter(1500, "MSAC samples per hypothesis at most", minimum=1)
     seed: int = parameter(0, "of the sampling; every query starts from it")
@@ -202,6 +203,10 @@ class Relocalizer:
     def _judge(self, frame: Frame, answer: Answer, similarity: float, began: float) -> Estimate:
         """Step 7: the probability that the pose is right; an improbable one is refused."""
         probability = self.verdict.probability(answer.evidence)
+        support = round(10**answer.evidence.support) - 1
+        if support < self.config.min_support:
+            cause = f"only {support} points agree with the best pose; {self.config.min_support} are needed"
+            return _without_pose(frame, Status.REFUSED, cause, began, similarity, min(probability, 0.5))
         if probability < self.config.min_probability or not np.all(np.isfinite(answer.cam_T_world)):
             cause = f"the best pose is right with a probability of only {probability:.2f}: outside the map?"
             return _without_pose(frame, Status.REFUSED, cause, began, similarity, probability)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatMatrix = NDArray[np.float32]
+BLOCK = 512  # keyframes compared at a time
 
 
 class Proposals(NamedTuple):
@@ -49,7 +50,9 @@ def global_descriptor(coarse: FloatMatrix, codebook: FloatMatrix) -> FloatMatrix
 
 def propose(descriptor: FloatMatrix, keyframe_globals: NDArray[np.floating], count: int) -> Proposals:
     """The ``count`` most similar keyframes."""
-    similarity = np.asarray(keyframe_globals @ descriptor.astype(keyframe_globals.dtype), np.float32)
+    # Half-precision products are slow on a CPU: rows are converted a block at a time, and stay on disk otherwise.
+    blocks = range(0, len(keyframe_globals), BLOCK)
+    similarity = np.concatenate([keyframe_globals[i : i + BLOCK].astype(np.float32) @ descriptor for i in blocks])
     order = np.argsort(-similarity, kind="stable")[:count]
     return Proposals(order.astype(np.int64), similarity[order])
 

@@ -114,3 +114,13 @@ def test_a_strict_relocalizer_refuses_more(room_map, room):
     strict = Relocalizer(room_map, config=RelocalizerConfig(min_probability=1.0))
     estimate = strict.update(room[10])
     assert estimate.status is Status.REFUSED and estimate.probability > 0.9
+
+
+def test_a_map_of_three_points_refuses_everything(room_map, room):
+    arrays = dict(room_map.arrays)
+    kept = 3
+    for name in ("observation_point", "observation_pixel", "coarse", "fine"):
+        arrays[name] = arrays[name][:kept]
+    arrays["observation_start"] = np.minimum(arrays["observation_start"], kept)
+    estimate = Relocalizer(type(room_map)(room_map.info, arrays)).update(room[1])
+    assert estimate.status is Status.REFUSED and estimate.reason
