@@ -44,13 +44,26 @@ class Extrinsics:
         base = self._settings.base_frame
         if camera_frame == base:
             return np.eye(4)
-        found = self._listener.lookup(base, camera_frame)
-        if found is not None:
-            return found
-        waited = time.monotonic() - self._started
-        if self._listener.available and waited < self._settings.extrinsics_timeout and not self._settings.lockstep:
-            return None
+        heard = self._listener.available and self._others_broadcast()
+        deadline = self._started + self._settings.extrinsics_timeout
+        if self._settings.lockstep:  # an image must be answered: wait here instead of leaving it out
+            deadline = time.monotonic() + self._settings.extrinsics_timeout
+        while True:
+            found = self._listener.lookup(base, camera_frame)
+            if found is not None:
+                return found
+            if not heard or time.monotonic() > deadline:
+                break
+            if not self._settings.lockstep:
+                return None
+            time.sleep(0.02)
         self._node.get_logger().warning(
             f"TF does not join {base} and {camera_frame}; the parameter base_from_camera is used"
         )
         return self._fallback
+
+    def _others_broadcast(self) -> bool:
+        """Whether anybody but this node publishes transforms."""
+        topics = ("/tf", "/tf_static")
+        publishers = [info for topic in topics for info in self._node.get_publishers_info_by_topic(topic)]
+        return any(info.node_name != self._node.get_name() for info in publishers)

@@ -97,11 +97,13 @@ class TransformListener:
             self._buffer = tf2_ros.Buffer()
             self._listener = tf2_ros.TransformListener(self._buffer, node)
         elif tf2_msgs is not None:
+            from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
             from rclpy.qos import DurabilityPolicy, QoSProfile
 
+            group = MutuallyExclusiveCallbackGroup()  # listens while another callback waits for an answer
             latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            node.create_subscription(tf2_msgs.TFMessage, "/tf_static", self._remember, latched)
-            node.create_subscription(tf2_msgs.TFMessage, "/tf", self._remember, 100)
+            for topic, qos in (("/tf_static", latched), ("/tf", 100)):
+                node.create_subscription(tf2_msgs.TFMessage, topic, self._remember, qos, callback_group=group)
 
     @property
     def available(self) -> bool:

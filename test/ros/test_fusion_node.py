@@ -22,6 +22,7 @@ from robust_loc.nodes.conversions import (
     from_pose_with_covariance,
     nanoseconds,
     pose_stamped,
+    transform_message,
 )
 from robust_loc.nodes.fusion_node import FusionNode
 from robust_loc.nodes.optional import tf2_msgs
@@ -229,22 +230,24 @@ def test_live_a_late_fix_is_used_at_its_own_time(drive):
     assert np.linalg.norm((np.linalg.inv(pose) @ map_T_base(stamp))[:3, 3]) < 0.1
 
 
-def test_the_last_good_pose_is_kept_for_the_next_start(drive, tmp_path):
+def test_the_last_good_pose_is_kept_for_the_next_start(drive, graph, tmp_path):
     path = tmp_path / "last.json"
-    node, car = drive(last_pose_file=str(path), save_pose_period=0.5)
+    _, car = drive(last_pose_file=str(path), save_pose_period=0.5)
     for i in range(60):
         stamp = car.frame(i, fix)
     car.state_at(stamp)
     assert car.wait(path.exists)
-    node.trigger_deactivate()
-    node.trigger_cleanup()
-    car.open_outputs(["odometry", "relocalizer"])
-    node.start()
-    assert node.is_active and node.fix_source == "" and car.connected()
-    car.states.clear()
-    stamp = car.frame(61)
-    state = car.state_at(stamp)
-    assert state.fix_source == "saved_pose" and state.state == LocalizationState.INITIALIZING
+    values = {"last_pose_file": str(path), "sources": ["odometry"], "base_from_camera": EXTRINSICS}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    again = graph.add(FusionNode(node_name="again", parameter_overrides=overrides))
+    again.start()
+    first = odometry(stamp + PERIOD, stamp)
+    message = estimate_message(first, source="odometry", world_frame="map", camera_frame="base_link")
+    again._on_estimate("odometry", message)
+    assert again.fix_source == "saved_pose"
+    found = again.filter.localization()
+    assert found.state.name == "INITIALIZING", "a saved pose is not trusted before a fix confirms it"
+    assert np.linalg.norm((np.linalg.inv(found.map_T_base) @ map_T_base(stamp))[:3, 3]) < 1.5
 
 
 def test_bad_extrinsics_fail_configure_with_the_reason(graph):
@@ -254,3 +257,26 @@ def test_bad_extrinsics_fail_configure_with_the_reason(graph):
     assert node.lifecycle_state == "unconfigured"
     report = node.health.report(node.get_clock().now().to_msg(), "x", {})
     assert node.health.name == "fusion" and report.status[0].name == "fusion"
+
+
+@pytest.mark.skipif(tf2_msgs is None, reason="tf2_msgs is not installed")
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_the_camera_is_where_tf_says_before_the_parameter_is_asked(drive, lockstep):
+    wrong = [9.0, 9.0, 9.0, 0.0, 0.0, 0.0, 1.0]
+    node, car = drive(lockstep=lockstep, base_from_camera=wrong, extrinsics_timeout=30.0)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    publisher = car.create_publisher(tf2_msgs.TFMessage, "/tf_static", latched)
+    # Two joints between the base and the camera.
+    mast = np.eye(4)
+    mast[:3, 3] = [0.0, 0.0, 0.3]
+    joints = [
+        transform_message(0, "base_link", "mast", mast),
+        transform_message(0, "mast", "camera", np.linalg.inv(mast) @ BASE_T_CAM),
+    ]
+    publisher.publish(tf2_msgs.TFMessage(transforms=joints))
+    assert car.wait(lambda: node.count_publishers("/tf_static"))
+    for i in range(200):
+        car.frame(i, fix)
+        if car.wait(lambda: node.filter is not None, timeout=0.2):
+            break
+    np.testing.assert_allclose(node.filter.base_T_cam, BASE_T_CAM, atol=1e-12)
