@@ -138,7 +138,7 @@ def measure(
     measured = np.array(latencies[warm_up:])
     tracked = frames - 1  # the stage times end before the recorded repetition
     milliseconds = {name: 1e3 * watch.seconds[name] / tracked for name in STAGES[:-1]}
-    total = 1e3 * float(np.median(measured))
+    total = 1e3 * float(measured[:tracked].mean())
     milliseconds["rest"] = max(total - sum(milliseconds.values()), 0.0)
     bare = {
         "encoder": 1e3 * bare_seconds(calls, nn.Conv2d, watch, odometry.device),
