@@ -17,13 +17,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patch_lifetime": 11,
     },
     "cpu": {
-        "image_width": 320,
+        "image_width": 480,
         "patches_per_frame": 32,
         "removal_window": 10,
         "optimization_window": 7,
         "patch_lifetime": 8,
         "keyframe_threshold": 7.5,
-        "motion_threshold": 1.0,
+        # the compact network answers a first look at large motion with small revisions: see its model card
+        "motion_threshold": 0.3,
+        "motion_damping": 1.0,
     },
 }
 
