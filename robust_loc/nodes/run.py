@@ -9,9 +9,10 @@ from typing import Any
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 
 from robust_loc.errors import RobustLocError
+from robust_loc.nodes.spinning import spin
 
 
 def run(make_node: Callable[[], Any], args: Sequence[str] | None = None, threads: int = 2) -> None:
@@ -76,8 +77,8 @@ def _run(
         for node in nodes:
             executor.add_node(node)
         working = start(nodes)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        spin(executor)
+    except KeyboardInterrupt:
         pass
     except RobustLocError as error:
         outcome.append(error)

@@ -1,6 +1,5 @@
 """A graph of its own for these tests: own domain, this machine only, every message field checked."""
 
-import contextlib
 import os
 import tempfile
 import threading
@@ -27,14 +26,12 @@ def pytest_collection_modifyitems(items):
 def graph():
     """A running rclpy context with an executor on its own thread; ``add(node)`` puts a node on it."""
     import rclpy
-    from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+    from rclpy.executors import MultiThreadedExecutor
+
+    from robust_loc.nodes.spinning import spin
 
     rclpy.init()
     executor = MultiThreadedExecutor(num_threads=2)
-
-    def spin():
-        with contextlib.suppress(ExternalShutdownException):
-            executor.spin()
 
     nodes = []
 
@@ -45,7 +42,7 @@ def graph():
             executor.add_node(node)
             return node
 
-    thread = threading.Thread(target=spin, daemon=True)
+    thread = threading.Thread(target=spin, args=(executor,), daemon=True)
     thread.start()
     yield Graph
     for node in nodes:

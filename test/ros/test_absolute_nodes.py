@@ -106,7 +106,7 @@ def relocalizer(graph, tmp_path):
 def call(client, kind, name, **request):
     service = client.create_client(kind, name)
     assert service.wait_for_service(20)
-    return service.call(kind.Request(**request))
+    return service.call(kind.Request(**request), timeout_sec=30)
 
 
 def test_a_pose_is_published_when_there_is_one_and_silence_when_refused(relocalizer):

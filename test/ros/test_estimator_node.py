@@ -190,7 +190,7 @@ def test_pause_resume_and_reset_answer_their_services(odometry):
     def call(name):
         service = client.create_client(Trigger, f"/odometry/{name}")
         assert service.wait_for_service(10)
-        result = service.call(Trigger.Request())
+        result = service.call(Trigger.Request(), timeout_sec=30)
         return result.success, result.message
 
     assert call("pause") == (True, "paused")

@@ -1,0 +1,21 @@
+"""Spinning an executor while lifecycle transitions take its entities away."""
+
+from __future__ import annotations
+
+import contextlib
+
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import Executor, ExternalShutdownException
+
+
+def spin(executor: Executor) -> None:
+    """Spin until the context is shut down.
+
+    A transition on one thread may destroy a subscription or publisher whose event handler another thread is just
+    adding to its wait set. rclpy lets that ``InvalidHandle`` out of ``spin``; the next round no longer has the entity.
+    """
+    with contextlib.suppress(ExternalShutdownException):
+        while True:
+            with contextlib.suppress(InvalidHandle):
+                executor.spin()
+                return
