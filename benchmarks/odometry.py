@@ -127,10 +127,10 @@ def measure(
             odometry.update(frame)
             latencies.append(watch.now() - start)
             if i == warm_up + frames - 2:
+                watch_snapshot = dict(watch.seconds)
                 with recorded_layers(network) as calls:
                     odometry._iterate()
                     odometry._operator.network.extract(torch.zeros(1, 3, *SIZES[preset][::-1], device=device), 8)
-                watch_snapshot = dict(watch.seconds)
         watch.seconds = defaultdict(float, watch_snapshot)
     finally:
         operator.correlate = correlate
