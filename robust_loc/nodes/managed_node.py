@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +122,10 @@ class ManagedNode(LifecycleNode):
             step()
         except RobustLocError as error:
             self.complain(f"cannot {name}: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it without a word
+            self.get_logger().error(traceback.format_exc())
+            self.complain(f"cannot {name}: {type(error).__name__}: {error}")
             return TransitionCallbackReturn.FAILURE
         return None
 

@@ -65,7 +65,7 @@ class OdometryNode(EstimatorNode):
         from robust_loc.odometry import Odometry, PatchNetwork
 
         weights = self.settings.weights
-        return Odometry(config, PatchNetwork.from_checkpoint(weights) if weights else PatchNetwork.default())
+        return Odometry(config, PatchNetwork.from_checkpoint(weights) if weights else None)
 
     def ask(self, frame: Frame) -> Estimate | None:
         self._frame = frame

@@ -225,3 +225,21 @@ def test_the_lifecycle_connects_inputs_in_activate_and_frees_the_estimator_in_cl
 def test_silence_of_the_camera_is_a_warning(odometry):
     _, client = odometry(stale_after=0.2)
     assert client.complains("no image on /image", level=b"\x01")
+
+
+def test_the_odometry_node_runs_with_the_weights_of_the_package(graph):
+    values = {"preset": "cpu", "device": "cpu"}
+    node = graph.add(OdometryNode(parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]))
+    node.start()
+    assert node.is_active and node.estimator.config.image_width == 320 and not node.estimator.config.keep_trajectory
+
+
+def test_a_defect_in_configure_is_said_and_leaves_the_node_unconfigured(graph):
+    def broken(config):
+        raise AttributeError("no such thing")
+
+    node = graph.add(OdometryNode(broken, FakeConfig))
+    said = []
+    node.complain = said.append
+    node.start()
+    assert node.lifecycle_state == "unconfigured" and "no such thing" in said[0]
