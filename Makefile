@@ -14,8 +14,9 @@ setup:
 demo: setup
 	@. scripts/env.sh && robust-loc demo -o demo_output
 
+# One thread for torch: on few cores its pool and numba's get in each other's way, and results repeat better.
 test: setup
-	@. scripts/env.sh && python -m pytest $(PYTEST_ARGS)
+	@. scripts/env.sh && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
 
 lint: setup
 	@. scripts/env.sh && ruff check . && ruff format --check . && mypy

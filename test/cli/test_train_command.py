@@ -41,7 +41,7 @@ def _train(*arguments):
 
 
 def test_run_writes_weights_and_resumes(clips, tmp_path):
-    data = ["--data", f"rendered:{clips}", "--validation", f"rendered:{clips}", "-o", tmp_path]
+    data = ["--data", f"rendered:{clips}", "--validation", f"rendered:{clips}", "--validation-clips", 1, "-o", tmp_path]
     result = _train(*data, "--steps", 2, "--seconds", 0)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.output.splitlines()[-1])

@@ -38,6 +38,7 @@ VALIDATION_SEED = 1_000_000
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--processes", default=0, show_default=True, help="Processes that make clips ahead of their use.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--validation-clips", type=click.IntRange(min=1), default=12, show_default=True, help="Held-out clips.")
 @click.option("--validate-every", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def command(
@@ -54,6 +55,7 @@ def command(
     device: str,
     processes: int,
     seed: int,
+    validation_clips: int,
     validate_every: int,
     as_json: bool,
 ) -> None:
@@ -89,7 +91,7 @@ def command(
     output.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         (output / "config.json").write_text(json.dumps(asdict(chosen), indent=1) + "\n")
-    validate = Validation.of(held_out.sequences, chosen.clips)
+    validate = Validation.of(held_out.sequences, chosen.clips, validation_clips)
     before = validate(trainer.network.eval())
     trainer.network.train()
     with tqdm(
