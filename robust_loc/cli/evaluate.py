@@ -53,7 +53,8 @@ def command(
 ) -> None:
     """Judge ESTIMATE (a TUM file, or a results folder) by TRUTH (a TUM file, or a recording).
 
-    Every true pose counts as a frame; with a recording, every image. Angles of the JSON object are in radians.
+    Every true pose counts as a frame; with a recording, every image (of those that the run behind a results folder was
+    asked about, unless --from-frame or --until-frame say otherwise). Angles of the JSON object are in radians.
 
     For odometry, whose unit of length is arbitrary, use --align sim3, or --align start to judge its covariances: the
     first poses are made to coincide and the scale is that of Sim(3).
@@ -78,6 +79,8 @@ def command(
         fixes = [read_source(estimate, name).trajectory for name in absolute]
         report = report or estimate
         run = json.loads((estimate / "run.json").read_text()) if (estimate / "run.json").exists() else None
+        if run and from_frame == 0 and until_frame is None:  # frames that the run was not asked about do not count
+            from_frame, until_frame = run.get("from_frame", 0), run.get("until_frame")
     else:
         trajectory = read_tum(estimate)
     true = _truth(reference, image_topic, ground_truth_topic, from_frame, until_frame)

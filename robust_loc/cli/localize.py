@@ -91,7 +91,7 @@ def command(
         disable=as_json or None,
     )
     answers = localize(frames, LocalizationFilter(fusion), odometry=odometry, absolute=absolute, every=asked)
-    counts = record(output, answers, configuration, seed, bag)
+    counts = record(output, answers, configuration, seed, bag, (from_frame, until_frame))
     total = sum(counts.values())
     if as_json:
         click.echo(json.dumps({"frames": total, "output": str(output), "states": counts}))

@@ -46,13 +46,20 @@ class SourceResults:
     latencies: FloatArray
 
 
-def run_description(configuration: Mapping[str, Any], seed: int, recording: str | Path | None = None) -> dict[str, Any]:
-    """What makes a result reproducible: version, seed, configuration, command line, recording."""
+def run_description(
+    configuration: Mapping[str, Any],
+    seed: int,
+    recording: str | Path | None = None,
+    frames: tuple[int, int | None] = (0, None),
+) -> dict[str, Any]:
+    """What makes a result reproducible: version, seed, configuration, command line, recording and its frames."""
     return {
         "package": "robust_loc",
         "version": robust_loc.__version__,
         "seed": seed,
         "recording": None if recording is None else str(recording),
+        "from_frame": frames[0],
+        "until_frame": frames[1],
         "configuration": dict(configuration),
         "command": sys.argv,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -81,12 +88,14 @@ class ResultsWriter:
     Args:
         folder: made if needed; files of an earlier run of the same sources are replaced.
         configuration: every component's configuration, JSON-ready (``Config.to_dict()``).
+        frames: first frame of the recording that was to be answered, and the frame to stop before (None: its end).
     """
 
     folder: Path
     configuration: Mapping[str, Any]
     seed: int
     recording: str | Path | None = None
+    frames: tuple[int, int | None] = (0, None)
     _rows: dict[str, list[tuple[Estimate, str]]] = field(default_factory=dict)
 
     def add(self, source: str, estimate: Estimate, state: str = "") -> None:
@@ -106,7 +115,7 @@ class ResultsWriter:
                 stamp, latency = format_stamp(estimate.stamp), f"{estimate.latency:.6f}"
                 writer.writerow([stamp, estimate.status.value, state, latency, *optional, estimate.reason])
             write_atomically(folder / f"{source}.frames.csv", table.getvalue())
-        description = run_description(self.configuration, self.seed, self.recording)
+        description = run_description(self.configuration, self.seed, self.recording, self.frames)
         write_atomically(folder / "run.json", json.dumps(description, indent=2, default=str) + "\n")
 
     def __enter__(self) -> ResultsWriter:

@@ -107,6 +107,7 @@ def record(
     configuration: Mapping[str, Any],
     seed: int,
     recording: str | Path | None = None,
+    frames: tuple[int, int | None] = (0, None),
 ) -> dict[str, int]:
     """Write a results folder: one trajectory and table per source, the odometry's increments, the state timeline,
     ``run.json``.
@@ -119,7 +120,7 @@ def record(
     table = io.StringIO()
     timeline = csv.writer(table, lineterminator="\n")
     timeline.writerow(TIMELINE_COLUMNS)
-    with ResultsWriter(folder, configuration, seed, recording) as writer:
+    with ResultsWriter(folder, configuration, seed, recording, frames) as writer:
         for answer in answers:
             state = answer.localization.state.name
             counts[state] = counts.get(state, 0) + 1

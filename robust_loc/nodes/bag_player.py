@@ -68,7 +68,8 @@ class BagPlayer(Node):
         self._info = self.create_publisher(CameraInfo, "camera_info", qos)
         self._ticks = self.create_publisher(Clock, "/clock", 10)
         self._others = self._other_publishers()
-        self._recorder = Recorder(Path(self.config.results), self.bag.path) if self.config.results else None
+        played = (self.config.from_frame, self.config.until_frame or None)
+        self._recorder = Recorder(Path(self.config.results), self.bag.path, played) if self.config.results else None
         keep = self._recorder.keep if self._recorder else (lambda message: None)
         self._answers = Answers(self, self.config.answers, keep)
 

@@ -20,8 +20,8 @@ STATE_NAMES = {getattr(LocalizationState, name): name for name in ("INITIALIZING
 class Recorder:
     """Collects ``robust_loc/Estimate`` and ``LocalizationState`` messages and writes the folder at the end."""
 
-    def __init__(self, folder: Path, recording: Path) -> None:
-        self._folder, self._recording = folder, recording
+    def __init__(self, folder: Path, recording: Path, frames: tuple[int, int | None] = (0, None)) -> None:
+        self._folder, self._recording, self._frames = folder, recording, frames
         self._estimates: dict[str, dict[int, Estimate]] = {}
         self._states: dict[int, str] = {}
 
@@ -38,7 +38,7 @@ class Recorder:
         nodes = sorted({topic.rsplit("/", 1)[0] for topic in topics})
         configuration = {name: values for name in nodes if (values := node_parameters(node, name))}
         seed = next((values["seed"] for values in configuration.values() if "seed" in values), 0)
-        with ResultsWriter(self._folder, configuration, seed, self._recording) as results:
+        with ResultsWriter(self._folder, configuration, seed, self._recording, self._frames) as results:
             for source, estimates in self._estimates.items():
                 for stamp in sorted(estimates):
                     state = self._states.get(stamp, "") if source == "fusion" else ""

@@ -79,6 +79,21 @@ def test_the_command_judges_a_results_folder_by_its_recording(results, bag):
     assert json.loads(other.stdout)["estimated"] == 60 and "state" not in json.loads(other.stdout)
 
 
+def test_frames_that_a_run_was_not_asked_about_do_not_count_unless_named(tmp_path, bag):
+    with ResultsWriter(tmp_path / "out", {}, seed=7, recording=bag, frames=(40, None)) as writer:
+        for stamp, pose in list(zip(TRUTH.stamps, TRUTH.world_T_cam))[40:]:
+            writer.add("fusion", Estimate(int(stamp), Status.OK, "", pose, np.eye(6) * 1e-4), "LOCALIZED")
+
+    def judged(*options):
+        result = CliRunner().invoke(command, [str(tmp_path / "out"), "--bag", str(bag), "--json", *options])
+        assert result.exit_code == 0, result.output
+        summary = json.loads(result.output)
+        return summary["frames"], summary["recall"]["0.05m_5deg"]
+
+    assert judged() == (20, 1.0)
+    assert judged("--from-frame", "20") == (40, 0.5)
+
+
 def test_the_command_judges_a_trajectory_by_a_file_and_by_a_recording_alike(tmp_path, bag):
     write_tum(tmp_path / "est.tum", noisy(TRUTH, SIGMA))
     write_tum(tmp_path / "truth.tum", TRUTH)
