@@ -1,7 +1,7 @@
 """Draws the README's picture from a results folder: path with covariance ellipses, errors with sigmas, state.
 
-    robust-loc localize k.mcap --map k.map --from-frame 450 -o out
-    python doc/localized_picture.py out k.mcap doc/images/localized.png
+robust-loc localize k.mcap --map k.map --from-frame 450 -o out
+python doc/localized_picture.py out k.mcap doc/images/localized.png
 """
 
 from __future__ import annotations

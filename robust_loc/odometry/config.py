@@ -59,7 +59,9 @@ class OdometryConfig(Config):
     minimum_parallax: float = parameter(0.25, "flow by translation below which motion is degenerate", minimum=0.0)
     lost_after: int = parameter(10, "unreliable frames in a row after which tracking starts again", minimum=1)
     clock_jump: float = parameter(1.0, "seconds back in time that restart tracking; less is ignored", minimum=0.0)
-    covariance_scale: float = parameter(1.0, "factor on all covariances, from calibration", minimum=1e-6, maximum=1e6)
+    covariance_scale: float = parameter(
+        1.0, "factor on all covariances, beside the weights' own", minimum=1e-6, maximum=1e6
+    )
     keep_trajectory: bool = parameter(True, "keep every frame's pose for the refined trajectory at the end")
     device: str = parameter("auto", "torch device: auto, cpu, cuda or cuda:N")
     mixed_precision: bool = parameter(False, "half precision for the network (poses stay in double precision)")

@@ -81,11 +81,15 @@ class PatchNetwork(nn.Module):
     """DPVO's network. State-dict names and shapes at full width are those of the official ``dpvo.pth``.
 
     Use :meth:`extract` once per frame, then :meth:`revise` once per step over all edges.
+
+    Attributes:
+        covariance_scale: factor on the tracker's covariances that held-out data asked for; travels with the weights.
     """
 
     def __init__(self, config: PatchNetworkConfig | None = None) -> None:
         super().__init__()
         self.config = config or PatchNetworkConfig()
+        self.covariance_scale = 1.0
         self.patchify = Patchifier(self.config)
         self.update = UpdateOperator(self.config.hidden, DIMENSION)
 
@@ -144,26 +148,34 @@ class PatchNetwork(nn.Module):
         path = Path(path)
         if not path.is_file():
             raise WeightsError(f"{path}: no such weights file")
-        state, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_official(path)
+        ours = path.suffix == ".safetensors"
+        state, config, covariance_scale = _read_safetensors(path) if ours else (*_read_official(path), 1.0)
         with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, then overwritten
             network = cls(config)
         _check_architecture(path, state, network.state_dict())
         network.load_state_dict(state)
+        network.covariance_scale = covariance_scale
         return network.to(device).eval()
 
     def save(self, path: str | Path, extra: Mapping[str, str] | None = None) -> None:
-        """Write a ``.safetensors`` whose header holds the architecture, the widths and ``extra`` entries."""
+        """Write a ``.safetensors`` whose header holds the architecture, the widths, the factor on covariances and
+        ``extra`` entries."""
         from safetensors.torch import save_file
 
         path = Path(path)
-        metadata = {"architecture": ARCHITECTURE, "config": json.dumps(asdict(self.config)), **(extra or {})}
+        metadata = {
+            "architecture": ARCHITECTURE,
+            "config": json.dumps(asdict(self.config)),
+            "covariance_scale": repr(self.covariance_scale),
+            **(extra or {}),
+        }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         partial = path.with_name(path.name + ".part")
         save_file(state, str(partial), metadata=metadata)
         partial.replace(path)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], PatchNetworkConfig]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], PatchNetworkConfig, float]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -176,9 +188,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], PatchNetworkConfig
         found = metadata.get("architecture", "no architecture entry")
         raise WeightsError(f"{path}: expected weights of {ARCHITECTURE}; its header has {found!r}")
     try:
-        return state, PatchNetworkConfig.from_mapping(json.loads(metadata["config"]))
+        config = PatchNetworkConfig.from_mapping(json.loads(metadata["config"]))
+        scale = float(metadata.get("covariance_scale", "1"))
     except (KeyError, ValueError, TypeError, ConfigurationError) as error:
-        raise WeightsError(f"{path}: the header's 'config' entry is unusable: {error}") from error
+        raise WeightsError(f"{path}: the header's 'config' or 'covariance_scale' is unusable: {error}") from error
+    if not 0 < scale < float("inf"):
+        raise WeightsError(f"{path}: the header's 'covariance_scale' is {scale}; expected a positive number")
+    return state, config, scale
 
 
 def _read_official(path: Path) -> tuple[dict[str, Tensor], PatchNetworkConfig]:

@@ -54,7 +54,9 @@ class Odometry:
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(name)
-        self._operator = self._as_operator(network or PatchNetwork.from_checkpoint(default_weights()))
+        network = network or PatchNetwork.from_checkpoint(default_weights())
+        self._covariance_scale = self.config.covariance_scale * getattr(network, "covariance_scale", 1.0)
+        self._operator = self._as_operator(network)
         self.reset()
 
     def _as_operator(self, network: PatchNetwork | FlowOperator) -> FlowOperator:
@@ -353,7 +355,7 @@ class Odometry:
         found = increment_covariance(
             SE3(g.poses), *measured, *g.edges, image_size=self._image_size, previous=a, current=b
         )
-        return None if found is None else self.config.covariance_scale * found.covariance + self._floor()
+        return None if found is None else self._covariance_scale * found.covariance + self._floor()
 
     def _floor(self) -> FloatArray:
         """Keeps every covariance positive definite."""

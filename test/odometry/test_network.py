@@ -109,7 +109,7 @@ def bad_files(tmp_path):
         ("noise.safetensors", "not a readable safetensors"),
         ("empty.safetensors", "not a readable safetensors"),
         ("stranger.safetensors", "no architecture entry"),
-        ("config.safetensors", "'config' entry is unusable"),
+        ("config.safetensors", "'config' or 'covariance_scale' is unusable"),
         ("absent.pth", "no such weights file"),
     ],
 )
@@ -238,3 +238,15 @@ def test_gradient_centres_prefer_texture() -> None:
 def test_image_size_must_be_a_multiple_of_sixteen() -> None:
     with pytest.raises(ValueError, match="100x64"):
         PatchNetwork(SMALL).extract(torch.zeros(1, 3, 64, 100), 4)
+
+
+def test_the_factor_on_covariances_travels_with_the_weights(tmp_path):
+    network = PatchNetwork(PatchNetworkConfig.compact())
+    assert network.covariance_scale == 1.0
+    network.covariance_scale = 37.5
+    network.save(tmp_path / "w.safetensors")
+    assert PatchNetwork.from_checkpoint(tmp_path / "w.safetensors").covariance_scale == 37.5
+    network.covariance_scale = float("nan")
+    network.save(tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="covariance_scale"):
+        PatchNetwork.from_checkpoint(tmp_path / "w.safetensors")
