@@ -18,6 +18,7 @@ from std_srvs.srv import Trigger
 from robust_loc.geometry.cameras import CameraCalibration
 from robust_loc.nodes.conversions import camera_info_message, nanoseconds
 from robust_loc.nodes.odometry_node import OdometryNode
+from robust_loc.odometry import OdometryConfig
 
 
 @pytest.fixture
@@ -231,7 +232,9 @@ def test_the_odometry_node_runs_with_the_weights_of_the_package(graph):
     values = {"preset": "cpu", "device": "cpu"}
     node = graph.add(OdometryNode(parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]))
     node.start()
-    assert node.is_active and node.estimator.config.image_width == 320 and not node.estimator.config.keep_trajectory
+    config = node.estimator.config
+    assert node.is_active and config.image_width == OdometryConfig.preset("cpu").image_width
+    assert not config.keep_trajectory, "memory is bounded in a node"
 
 
 def test_a_defect_in_configure_is_said_and_leaves_the_node_unconfigured(graph):
