@@ -66,6 +66,8 @@ def test_in_lockstep_the_graph_gives_the_offline_trajectory(drive):  # noqa: F81
         for name, answer in sorted(sources.items(), reverse=True):  # the order of arrival must not matter
             car.say(name, answer(i), stamp_of(i - 1) if name == "odometry" else None)
         car.state_at(stamp_of(i))
+    # states were waited for one by one; the estimates come on a topic of their own
+    assert car.wait(lambda: len({nanoseconds(message.header.stamp) for message in car.estimates}) == FRAMES)
     live = {nanoseconds(message.header.stamp): message for message in car.estimates}
     states = {nanoseconds(message.header.stamp): message for message in car.states}
     assert len(live) == len(states) == FRAMES
