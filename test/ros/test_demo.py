@@ -38,9 +38,9 @@ def test_a_node_that_fails_is_reported_with_what_it_said(tmp_path):
 def test_the_demo_leaves_a_report_of_a_localized_camera(tmp_path):
     from robust_loc.cli import cli
 
-    cli.main(["demo", "-o", str(tmp_path), "--frames", "150"], standalone_mode=False)
+    cli.main(["demo", "-o", str(tmp_path), "--frames", "80"], standalone_mode=False)
     report = (tmp_path / "report.html").read_text()
     assert report.count("data:image/png;base64,") >= 4
     judged = json.loads((tmp_path / "report.json").read_text())
-    assert judged["frames"] == 150 and judged["estimated"] > 120
+    assert judged["frames"] == 80 and judged["estimated"] > 60
     assert judged["ate"]["none"]["rmse"] < 0.1
