@@ -15,7 +15,7 @@ def covisibility(depth: NDArray[np.floating], world_T_cam: FloatArray, camera: C
     """Symmetric mean flow between all pairs of frames.
 
     Args:
-        depth: [n, H, W] along the optical axis, 0 where unknown.
+        depth: [n, H, W] along the optical axis; 0 where unknown, inf where infinitely far (the sky).
         world_T_cam: [n, 4, 4].
         camera: of all frames.
 
@@ -34,9 +34,10 @@ def covisibility(depth: NDArray[np.floating], world_T_cam: FloatArray, camera: C
         known = z[i] > 0
         if known.sum() < MINIMUM_VALID * len(grid):
             continue
-        points = rays[known] * z[i, known, None]
+        # homogeneous, so that a point may be infinitely far: it turns with the camera and sees no translation
+        inverse = 1 / z[i, known]
         relative = cam_T_world @ world_T_cam[i]  # every frame j from frame i
-        moved = points @ relative[:, :3, :3].transpose(0, 2, 1) + relative[:, None, :3, 3]
+        moved = rays[known] @ relative[:, :3, :3].transpose(0, 2, 1) + inverse[:, None] * relative[:, None, :3, 3]
         Z = np.maximum(moved[..., 2], 1e-6)
         pixel = moved[..., :2] / Z[..., None] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
         seen = (moved[..., 2] > 1e-3) & np.all((pixel >= 0) & (pixel <= [width - 1, height - 1]), -1)

@@ -90,6 +90,7 @@ class RenderedSequence:
     @cached_property
     def flow(self) -> NDArray[np.float32]:
         depth = np.stack([self._depth(i) for i in range(len(self))])
+        depth[depth == 0] = np.inf  # rendered depth is known everywhere: this is sky
         return covisibility(depth, self.world_T_cam, self.camera)
 
     def _depth(self, index: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from robust_loc.training.odometry_data import ClipConfig, ClipSampler, FrameSequ
 from robust_loc.training.odometry_losses import visible
 from robust_loc.training.odometry_sources import open_sources
 from robust_loc.training.odometry_unroll import truth_of
+from robust_loc.types import Camera
 
 CLIPS = ClipConfig(frames=4, height=80, width=112, slow=0.0)
 GEOMETRY_ONLY = AugmentationConfig(colour=0, grayscale=0, invert=0, exposure=0, noise=0, blur=0, jpeg=0)
@@ -77,6 +79,21 @@ def test_flow_between_frames_is_that_of_the_motion(sequences):
     assert 100 * step / 4.4 < flow[3, 4] < 100 * step / 1.8
     assert flow[3, 4] == pytest.approx(flow[4, 3]) and flow[5, 5] == pytest.approx(0, abs=1e-4)
     assert np.isinf(flow).any() or flow.max() > flow[3, 4]
+
+
+def test_sky_turns_with_the_camera_and_does_not_hide_a_street():
+    camera = Camera(160, 120, 100.0, 100.0, 80.0, 60.0)
+    depth = np.full((3, 120, 160), 5.0)
+    depth[:, :72] = np.inf  # more sky than MINIMUM_VALID leaves
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[1, 0, 3] = 0.2  # sideways: 4 px at 5 m, nothing in the sky
+    poses[2, :3, :3] = cv2.Rodrigues(np.array([0.0, 0.05, 0.0]))[0]  # 5 px and a little more everywhere
+    flow = covisibility(depth, poses, camera)
+    ground = (np.linspace(0, 119, 17)[1:-1].astype(int) >= 72).mean()
+    assert flow[0, 1] == pytest.approx(4.0 * ground, rel=0.05)
+    assert 5.0 < flow[0, 2] < 8.0
+    depth[:, :72] = 0.0  # unknown instead: too little is left to judge by
+    assert np.isinf(covisibility(depth, poses, camera)).all()
 
 
 def test_clips_move_by_the_asked_amount():
