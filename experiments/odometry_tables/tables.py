@@ -26,7 +26,13 @@ from robust_loc.odometry import Odometry, OdometryConfig, PatchNetwork
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "robust_loc" / "weights" / "odometry.safetensors"
 
-# DPVO and DROID-VO as printed in DPVO's Tables 2 (EuRoC) and 3 (TUM-RGBD), metres
+# DPVO and DROID-VO as printed in DPVO's Tables 1 (TartanAir), 2 (EuRoC) and 3 (TUM-RGBD), metres
+TARTANAIR = {
+    "ME000": (0.16, 0.22), "ME001": (0.11, 0.15), "ME002": (0.11, 0.24), "ME003": (0.66, 1.27),
+    "ME004": (0.31, 1.04), "ME005": (0.14, 0.14), "ME006": (0.30, 1.32), "ME007": (0.13, 0.77),
+    "MH000": (0.21, 0.32), "MH001": (0.04, 0.13), "MH002": (0.04, 0.08), "MH003": (0.08, 0.09),
+    "MH004": (0.58, 1.52), "MH005": (0.17, 0.69), "MH006": (0.11, 0.39), "MH007": (0.15, 0.97),
+}  # fmt: skip
 EUROC = {
     "MH_01_easy": (0.087, 0.163), "MH_02_easy": (0.055, 0.121), "MH_03_medium": (0.158, 0.242),
     "MH_04_difficult": (0.137, 0.399), "MH_05_difficult": (0.114, 0.270), "V1_01_easy": (0.050, 0.103),
@@ -73,7 +79,7 @@ def table(kind: str, folders: dict[str, Path], published: dict[str, tuple[float,
         if not folder.is_dir():
             click.echo(f"| {name} | missing: {folder} | | |")
             continue
-        values = (run(READERS[kind](folder)), *published.get(name, (float("nan"), float("nan"))))
+        values = (run(READERS[kind](folder)), *published.get(Path(name).name, (float("nan"), float("nan"))))
         rows.append(values)
         click.echo(f"| {name} | " + " | ".join("" if np.isnan(v) else f"{v:.3f}" for v in values) + " |")
     if not rows:
@@ -95,7 +101,7 @@ def main(dataset: str, root: Path, weights: Path, preset: str, runs: int, skip: 
     if threads:
         torch.set_num_threads(threads)
     network = PatchNetwork.from_checkpoint(weights)
-    published = {"euroc": EUROC, "tum": TUM, "tartanair": {}}[dataset]
+    published = {"euroc": EUROC, "tum": TUM, "tartanair": TARTANAIR}[dataset]
     if dataset == "tartanair":
         folders = {str(p.parent.relative_to(root)): p.parent for p in sorted(root.rglob("pose_left.txt"))}
     elif dataset == "tum":

@@ -61,6 +61,8 @@ PLANS = {
 @click.option("--clips-folder", type=click.Path(path_type=Path), default=Path("rendered/train"), show_default=True)
 @click.option("--validation-folder", type=click.Path(path_type=Path), default=Path("rendered/validation"))
 @click.option("--least-clips", default=200, show_default=True, help="Render until the folder holds so many.")
+@click.option("--bare-folder", type=click.Path(path_type=Path), help="Bare corridors; rendered there if missing.")
+@click.option("--bare-share", default=0.4, show_default=True, help="Share of the clips drawn from --bare-folder.")
 @click.option("--textures", type=click.Path(path_type=Path), help="Pictures for the rendered worlds.")
 @click.option("--initial", type=click.Path(path_type=Path), help="Weights to begin with, skipping --from-stage.")
 @click.option("--from-stage", default=0, show_default=True, help="With --initial: number of the first stage to run.")
@@ -74,6 +76,8 @@ def main(
     clips_folder: Path,
     validation_folder: Path,
     least_clips: int,
+    bare_folder: Path | None,
+    bare_share: float,
     textures: Path | None,
     initial: Path | None,
     from_stage: int,
@@ -81,6 +85,10 @@ def main(
     """Work on RUN for a while; prints one JSON line per stage worked on."""
     begin = time.monotonic()
     render(clips_folder, least_clips, 0, textures, max(1, processes))
+    sources = [f"rendered:{clips_folder}:{1 - bare_share if bare_folder else 1}"]
+    if bare_folder is not None:
+        render_bare(bare_folder, 60, max(1, processes))
+        sources.append(f"rendered:{bare_folder}:{bare_share}")
     render(validation_folder, 16, 1_000_000, textures, max(1, processes))
     left = seconds - (time.monotonic() - begin)
     for number, stage in enumerate(PLANS[plan]):
@@ -92,7 +100,7 @@ def main(
             continue
         if left <= 0:
             break
-        summary = work(stage, run, initial, left, device, clips, processes, clips_folder, validation_folder)
+        summary = work(stage, run, initial, left, device, clips, processes, sources, validation_folder)
         click.echo(json.dumps(summary))
         if not summary["done"]:
             break
@@ -108,6 +116,12 @@ def render(folder: Path, count: int, first_seed: int, textures: Path | None, pro
     subprocess.run(command, check=True)
 
 
+def render_bare(folder: Path, count: int, processes: int) -> None:
+    """Render the missing clips with ``render_bare.py``."""
+    command = [sys.executable, str(HERE / "render_bare.py"), str(folder), "--count", str(count)]
+    subprocess.run([*command, "--processes", str(processes)], check=True)
+
+
 def work(
     stage: Stage,
     run: Path,
@@ -116,7 +130,7 @@ def work(
     device: str,
     clips: int,
     processes: int,
-    clips_folder: Path,
+    sources: list[str],
     validation_folder: Path,
 ) -> dict[str, object]:
     """Train one stage for at most ``seconds``, from its checkpoint where there is one."""
@@ -136,7 +150,7 @@ def work(
     optimizer = replace(chosen.training.optimizer, steps=steps, clips=clips)
     config = replace(chosen.training, optimizer=optimizer)
     folder = run / stage.name
-    mixture = open_sources([f"rendered:{clips_folder}"])
+    mixture = open_sources(sources)
     sampler = ClipSampler(mixture.sequences, chosen.clips, AugmentationConfig(), 17, mixture.weights, processes)
     network = PatchNetwork.from_checkpoint(initial) if initial is not None else None
     if device == "cpu":

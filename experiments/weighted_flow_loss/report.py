@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import matplotlib
 import numpy as np
+from clips import CLIPS, NETWORK
 
 from robust_loc.data.files import write_atomically
 
@@ -99,6 +100,8 @@ def main(results: Path) -> None:
         run = found[0]
         parts += [
             f"## {title}", "",
+            f"Network of {NETWORK.hidden} hidden channels, {CLIPS.frames} frames of {CLIPS.width}x{CLIPS.height} (the "
+            "paper: 384 channels, 8 or 15 frames of 640x480, 240 000 steps on a GPU). "
             f"{run['steps']} steps, learning rate {run['learning_rate']}, one clip per step, "
             f"{np.mean([r['cpu_seconds_per_step'] for r in found]):.2f} CPU seconds per step.", "",
             table(found), "", f"![curves]({name}.png)", "",
@@ -124,7 +127,24 @@ def main(results: Path) -> None:
             "Paper: noise in the depth or pose of one frame spoils all gradients; the flow loss passes through the",
             "linearisation less noisily at first and more noisily later; the weight gradient grows with the residual.",
         ]  # fmt: skip
-    write_atomically(results / "README.md", "\n".join(parts))
+    if (results / "patch_selection.md").is_file():
+        parts += [
+            "", "## Patch selection (Figure 6)", "", (results / "patch_selection.md").read_text().rstrip(), "",
+            "![patches](patch_selection.png)", "",
+            "Preset `cpu`, the package's weights. Paper: with the weighted loss, random patches beat SIFT, ORB, "
+            "SuperPoint and gradients.",
+        ]  # fmt: skip
+    if (results / "memory.json").is_file():
+        m = json.loads((results / "memory.json").read_text())
+        long, short = m["streaming, weighted"], m["non-streaming, weighted"]
+        parts += [
+            "", "## Memory of a training step", "",
+            f"What autograd keeps of one forward pass, {m['network']} network, {m['width']}x{m['height']}, "
+            f"{m['patches']} patches per frame: streaming {long:.2f} GB, non-streaming {short:.2f} GB, "
+            f"{long / short:.1f} times less; the weighting changes {abs(long - m['streaming, plain']):.3f} GB.", "",
+            "Paper (480x640, 80 patches, whole card): 19.2 and 7.2 GB, 2.7 times less.",
+        ]  # fmt: skip
+    write_atomically(results / "README.md", "\n".join(parts) + "\n")
     click.echo(f"{results / 'README.md'}")
 
 
