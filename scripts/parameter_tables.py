@@ -14,6 +14,7 @@ from robust_loc.config import Config
 from robust_loc.fusion.config import FusionConfig
 from robust_loc.nodes.bag_player import BagPlayerConfig
 from robust_loc.nodes.fusion_config import FusionNodeConfig
+from robust_loc.nodes.initial_pose import PREFIX, InitialPoseConfig
 from robust_loc.nodes.localizer import LocalizerConfig
 from robust_loc.nodes.managed_node import NodeConfig
 from robust_loc.nodes.odometry_node import OdometryNodeConfig
@@ -28,7 +29,7 @@ NODES: dict[str, tuple[type[Config], ...]] = {
     "odometry": (NodeConfig, OdometryNodeConfig, OdometryConfig),
     "relocalizer": (NodeConfig, RelocalizerNode.settings_type, RelocalizerConfig),
     "regressor": (NodeConfig, RegressorNode.settings_type, PoseRegressorConfig),
-    "fusion": (NodeConfig, FusionNodeConfig, FusionConfig),
+    "fusion": (NodeConfig, FusionNodeConfig, InitialPoseConfig, FusionConfig),
     "bag_player": (BagPlayerConfig,),
 }
 
@@ -56,7 +57,8 @@ def range_of(item: Field[Any]) -> str:
 
 
 def table(configs: tuple[type[Config], ...]) -> str:
-    rows = {item.name: item for config in configs for item in fields(config)}
+    prefixes = {InitialPoseConfig: PREFIX}
+    rows = {prefixes.get(config, "") + item.name: item for config in configs for item in fields(config)}
     lines = ["| parameter | default | range | meaning |", "|---|---|---|---|"]
     lines += [
         f"| `{name}` | {default_of(item)} | {range_of(item)} | {item.metadata.get('description', '')} |"

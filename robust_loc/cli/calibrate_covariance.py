@@ -14,7 +14,7 @@ import click
               help="Recording, or TUM file, with the truth; not one that a map or weights were made of.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="File to write; default: covariance_calibration.json in DIR.")  # fmt: skip
-@click.option("--store", "stores", multiple=True, type=(click.Choice(["relocalizer", "regressor"]), Path),
+@click.option("--store", "stores", multiple=True, type=(click.Choice(["relocalizer", "regressor", "odometry"]), Path),
               metavar="SOURCE PATH",
               help="Also store a source's factors with its map or weights, on top of those already there.")  # fmt: skip
 @click.option("--method", type=click.Choice(["median", "mean"]), default="median", show_default=True,
@@ -38,8 +38,8 @@ def command(
     """Fit the covariances of every source in the results folder DIR to its errors.
 
     Two factors on the standard deviations per source, translation and rotation, relative to the covariances that the
-    source reported in this run. OUTPUT serves the fusion's parameter ``calibration_file``; --store lets the estimator
-    apply them itself when it loads its map or weights.
+    source reported in this run. --store lets the estimator apply them itself whenever it loads its map or weights.
+    OUTPUT serves the fusion instead (its parameter ``calibration_file``, localize --calibration): one of the two.
     """
     from dataclasses import asdict
 

@@ -97,7 +97,10 @@ class FusionConfig(Config):
     localized_position_sigma: float = parameter(0.10, "LOCALIZED needs less than this, metres", minimum=1e-4)
     localized_rotation_sigma: float = parameter(0.035, "LOCALIZED needs less than this, radians", minimum=1e-4)
     lost_position_sigma: float = parameter(1.0, "LOST beyond this, metres", minimum=1e-3)
-    lost_rotation_sigma: float = parameter(0.5, "LOST beyond this, radians", minimum=1e-3)
+    lost_rotation_sigma: float = parameter(1.0, "LOST beyond this, radians", minimum=1e-3)
+    patience: float = parameter(
+        0.3, "seconds between two fixes in which a pose may grow too uncertain without leaving LOCALIZED", minimum=0.0
+    )
     hysteresis: float = parameter(
         1.25, "LOCALIZED is left at this times the sigma it is entered at", minimum=1.0, maximum=10.0
     )

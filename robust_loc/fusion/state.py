@@ -81,6 +81,7 @@ class StateMonitor:
         self._recovering = 0
         self.hint: str | None = None
         self.comparable = True
+        self._narrow_at: int | None = None  # stamp at which the pose was last certain enough
 
     def started(self, members: list[tuple[int, str]]) -> None:
         """The filter (re)started from fixes that agree."""
@@ -166,7 +167,11 @@ class StateMonitor:
 
         slack = c.hysteresis if self.state is State.LOCALIZED else 1.0
         too_wide = sigmas[0] > slack * c.localized_position_sigma or sigmas[1] > slack * c.localized_rotation_sigma
-        if self.state is State.LOCALIZED and too_wide:
+        # A pose that is uncertain for a moment only, until the next fix comes, is no reason to change the state.
+        if not too_wide or self._narrow_at is None or now < self._narrow_at:
+            self._narrow_at = now
+        too_wide = too_wide and (self.state is not State.LOCALIZED or now - self._narrow_at > c.patience * SECOND)
+        if too_wide:
             self._recovering = c.recovery_fixes
         degraded = self._why_degraded(now, age, frozen)
         if degraded is None and too_wide:

@@ -31,5 +31,6 @@ class FusionNodeConfig(Config):
     publish_tf_when_lost: bool = parameter(False, "go on broadcasting the last map_frame -> odom_frame when LOST")
     transform_tolerance: float = parameter(0.1, "seconds that map_frame -> odom_frame is dated ahead", minimum=0.0)
     path_length: int = parameter(1024, "poses kept on ~/path", minimum=1, maximum=100_000)
+    set_initial_pose: bool = parameter(False, "start from the parameters initial_pose.x, .y, .z and .yaw")
     last_pose_file: str = parameter("", "file that keeps the last good pose for the next start; empty: none")
     save_pose_period: float = parameter(5.0, "seconds between writing it", minimum=0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry as OdometryMessage
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
@@ -16,10 +15,12 @@ from robust_loc.nodes.conversions import SECOND, estimate_of, from_pose_with_cov
 from robust_loc.nodes.extrinsics import Extrinsics
 from robust_loc.nodes.fusion_config import FusionNodeConfig
 from robust_loc.nodes.fusion_output import FusionOutput
+from robust_loc.nodes.initial_pose import PREFIX, InitialPose, InitialPoseConfig
 from robust_loc.nodes.managed_node import ManagedNode
-from robust_loc.nodes.parameters import read
+from robust_loc.nodes.parameters import declare, read
 from robust_loc.nodes.run import run
 from robust_loc.types import Estimate
+from robust_loc.uncertainty import CovarianceCalibration
 
 
 class FusionNode(ManagedNode):
@@ -35,12 +36,16 @@ class FusionNode(ManagedNode):
         self.filter: LocalizationFilter | None = None
         self.accepted = self.rejected = 0
         super().__init__(options.pop("node_name", "fusion"), (FusionNodeConfig, FusionConfig), **options)
+        declare(self, InitialPoseConfig, prefix=PREFIX)
+        self._start = InitialPose(self, lambda: self.filter)
 
     # Lifecycle
 
     def configure(self) -> None:
         self.settings = read(self, FusionNodeConfig)
         self.filter_config = read(self, FusionConfig)
+        file = self.filter_config.calibration_file
+        self._calibration = CovarianceCalibration.load(file) if file else None
         self.sources = self._given_sources or [source for source in self.settings.sources if source]
         self._last_pose = LastPose.load(self.settings.last_pose_file) if self.settings.last_pose_file else None
         self._extrinsics = Extrinsics(self, self.settings)
@@ -57,7 +62,7 @@ class FusionNode(ManagedNode):
             subscribe(EstimateMessage, f"{s}/estimate", lambda message, s=s: self._on_estimate(s, message), depth)
             for s in self.sources
         ]
-        self._inputs.append(subscribe(PoseWithCovarianceStamped, "/initialpose", self._on_initial_pose, 10))
+        self._start.open(self.settings.set_initial_pose, self.settings.map_frame)
         if self.settings.use_odom:
             self._inputs.append(subscribe(OdometryMessage, "odom", self._on_odom, 50))
 
@@ -65,6 +70,7 @@ class FusionNode(ManagedNode):
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
+        self._start.close()
 
     def cleanup(self) -> None:
         if hasattr(self, "_output"):
@@ -123,19 +129,6 @@ class FusionNode(ManagedNode):
         if publish:
             self._publish(localization, localization.stamp)
 
-    def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
-        if self.filter is None:
-            self.complain("initial pose ignored: no estimate has come yet")
-            return
-        try:
-            map_T_base, covariance = from_pose_with_covariance(message.pose)
-            self.filter.initial_pose(stamp_of(message) or self.filter.localization().stamp, map_T_base, covariance)
-        except (ValueError, TrajectoryError) as error:
-            self.complain(f"initial pose ignored: {error}")
-            return
-        self.fix_source = "initialpose"
-        self.get_logger().info("initial pose taken")
-
     def _on_odom(self, message: OdometryMessage) -> None:
         if self.filter is None:
             return
@@ -152,11 +145,12 @@ class FusionNode(ManagedNode):
         base_T_cam = self._extrinsics.lookup(camera_frame)
         if base_T_cam is None:
             return False
-        self.filter = LocalizationFilter(self.filter_config, base_T_cam)
+        self.filter = LocalizationFilter(self.filter_config, base_T_cam, self._calibration)
         self._output.camera_frame = camera_frame
         if self._last_pose is not None:
             self.filter.offer(self._last_pose, stamp)
             self.fix_source = "saved_pose"
+        self._start.filter_made(stamp)
         return True
 
     def _publish(self, localization: Localization, stamp: int) -> None:

@@ -7,6 +7,7 @@ Where a package is importable it is used; elsewhere this module says what takes 
 ``tf2_ros``           plain publishers and subscriptions of ``/tf`` and ``/tf_static``
 ``tf2_msgs``          no TF at all; extrinsics come from parameters
 ``tf_transformations`` scipy's rotations
+``nav2_msgs``         no service ``set_initial_pose``; the topic ``/initialpose`` does the same
 ===================== =========================================================================
 """
 
@@ -35,6 +36,7 @@ def optional_module(name: str) -> Any | None:
 cv_bridge = optional_module("cv_bridge")
 tf2_ros = optional_module("tf2_ros")
 tf2_msgs = optional_module("tf2_msgs.msg")
+nav2_msgs = optional_module("nav2_msgs.srv")
 tf_transformations = optional_module("tf_transformations")
 
 _bridge = cv_bridge.CvBridge() if cv_bridge is not None else None

@@ -20,8 +20,8 @@ C = TypeVar("C", bound=Config)
 _INTEGERS = (-(2**63), 2**63 - 1)
 
 
-def declare(node: Any, config: type[Config], defaults: Config | None = None) -> None:
-    """Declare every field of ``config`` as a parameter of ``node``.
+def declare(node: Any, config: type[Config], defaults: Config | None = None, prefix: str = "") -> None:
+    """Declare every field of ``config`` as a parameter ``prefix + field`` of ``node``.
 
     A field that may be None is declared with ``""`` in its place (str, Path), or unset (numbers).
 
@@ -29,21 +29,20 @@ def declare(node: Any, config: type[Config], defaults: Config | None = None) -> 
         ConfigurationError: the parameter file or command line gives a wrong type or a value outside the range.
     """
     for item in fields(config):
-        if node.has_parameter(item.name):
+        name = prefix + item.name
+        if node.has_parameter(name):
             continue
         kind = _plain_type(config, item.name)
         value = getattr(defaults or config(), item.name)
         try:
-            node.declare_parameter(item.name, _to_ros(value, kind), _descriptor(config, item, kind))
+            node.declare_parameter(name, _to_ros(value, kind), _descriptor(config, item, kind))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ConfigurationError(
-                f"parameter {item.name!r} of {node.get_fully_qualified_name()}: {error}"
-            ) from error
+            raise ConfigurationError(f"parameter {name!r} of {node.get_fully_qualified_name()}: {error}") from error
 
 
-def read(node: Any, config: type[C]) -> C:
+def read(node: Any, config: type[C], prefix: str = "") -> C:
     """The configuration that the node's parameters say; raises ConfigurationError."""
-    return _build(config, {item.name: node.get_parameter(item.name).value for item in fields(config)})
+    return _build(config, {item.name: node.get_parameter(prefix + item.name).value for item in fields(config)})
 
 
 def checker(

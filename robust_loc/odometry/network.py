@@ -17,6 +17,7 @@ from robust_loc.odometry.correlation import DIMENSION, correlate, feature_pyrami
 from robust_loc.odometry.encoder import Encoder
 from robust_loc.odometry.patches import random_centres, windows
 from robust_loc.odometry.update import EdgeGroups, Revision, UpdateOperator
+from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 ARCHITECTURE = "robust_loc.odometry.PatchNetwork"
 
@@ -84,12 +85,14 @@ class PatchNetwork(nn.Module):
 
     Attributes:
         covariance_scale: factor on the tracker's covariances that held-out data asked for; travels with the weights.
+        covariance_factors: those stored beside the weights by ``robust-loc calibrate-covariance``, on top of it.
     """
 
     def __init__(self, config: PatchNetworkConfig | None = None) -> None:
         super().__init__()
         self.config = config or PatchNetworkConfig()
         self.covariance_scale = 1.0
+        self.covariance_factors = CovarianceFactors()
         self.patchify = Patchifier(self.config)
         self.update = UpdateOperator(self.config.hidden, DIMENSION)
 
@@ -144,6 +147,7 @@ class PatchNetwork(nn.Module):
 
         Raises:
             WeightsError: if the file is missing, unreadable, or of another architecture.
+            ConfigurationError: if the covariance factors stored beside it cannot be read.
         """
         path = Path(path)
         if not path.is_file():
@@ -155,6 +159,7 @@ class PatchNetwork(nn.Module):
         _check_architecture(path, state, network.state_dict())
         network.load_state_dict(state)
         network.covariance_scale = covariance_scale
+        network.covariance_factors = CovarianceCalibration.load_beside(path).of("odometry")
         return network.to(device).eval()
 
     def save(self, path: str | Path, extra: Mapping[str, str] | None = None) -> None:

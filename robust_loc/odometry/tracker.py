@@ -26,6 +26,7 @@ from robust_loc.odometry.screening import Screen, Verdict
 from robust_loc.odometry.weights import default_weights
 from robust_loc.odometry.working_image import WorkingImage, tracked_flow, working_image
 from robust_loc.types import Estimate, FloatArray, Frame, Status
+from robust_loc.uncertainty import CovarianceFactors
 from robust_loc.uncertainty.conversions import compose
 
 LARGEST_GAP = 5.0  # the extrapolated motion is at most this multiple of the last one
@@ -56,6 +57,7 @@ class Odometry:
         self.device = torch.device(name)
         network = network or PatchNetwork.from_checkpoint(default_weights())
         self._covariance_scale = self.config.covariance_scale * getattr(network, "covariance_scale", 1.0)
+        self._covariance_factors = getattr(network, "covariance_factors", CovarianceFactors())
         self._operator = self._as_operator(network)
         self.reset()
 
@@ -355,7 +357,9 @@ class Odometry:
         found = increment_covariance(
             SE3(g.poses), *measured, *g.edges, image_size=self._image_size, previous=a, current=b
         )
-        return None if found is None else self._covariance_scale * found.covariance + self._floor()
+        if found is None:
+            return None
+        return self._covariance_factors.apply(self._covariance_scale * found.covariance) + self._floor()
 
     def _floor(self) -> FloatArray:
         """Keeps every covariance positive definite."""

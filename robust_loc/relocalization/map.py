@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from robust_loc.errors import CameraError, MapFormatError
 from robust_loc.types import Camera, FloatArray
+from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 FORMAT = 1
 HEADER = "map.json"
@@ -187,11 +188,15 @@ class Map:
     def load(cls, path: str | Path, verify: bool = True) -> Map:
         """Open a map; its arrays stay on disk until they are read.
 
+        Covariance factors that ``robust-loc calibrate-covariance --store`` left in the folder count on top of those
+        that the map was made with.
+
         Args:
             verify: compare every file with its checksum (reads them once).
 
         Raises:
             MapFormatError: not a map, of another format version, damaged, incomplete or empty.
+            ConfigurationError: the stored covariance factors cannot be read.
         """
         path = Path(path)
         if not (path / HEADER).is_file():
@@ -204,7 +209,8 @@ class Map:
             if header.pop("checksum") != _checksum(header):
                 raise MapFormatError(f"{path}/{HEADER}: does not match its checksum: the map is damaged")
             cameras = tuple(Camera(**camera) for camera in header["cameras"])
-            facts = (header["provenance"], header["alignment"], header["calibration"])
+            calibration = _with_stored_factors(path, header["calibration"])
+            facts = (header["provenance"], header["alignment"], calibration)
             info, listing = MapInfo(header["features"], cameras, *facts), header["arrays"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, CameraError) as error:
             raise MapFormatError(f"{path}/{HEADER}: is damaged: {error!r}") from error
@@ -254,6 +260,15 @@ def quantized(descriptors: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDAr
     """8-bit descriptors [N, D] and the scale [N] of each row."""
     scale = np.maximum(np.abs(descriptors).max(1), 1e-12) / 127
     return np.rint(descriptors / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+
+
+def _with_stored_factors(path: Path, calibration: dict[str, Any]) -> dict[str, Any]:
+    """``MapInfo.calibration`` with the covariance factors stored beside the map taken in."""
+    stored = CovarianceCalibration.load_beside(path)
+    if "relocalizer" not in stored.factors:
+        return calibration
+    own = CovarianceFactors(**calibration.get("covariance", {}))
+    return {**calibration, "covariance": asdict(own.times(stored.of("relocalizer")))}
 
 
 def _plain(info: MapInfo) -> dict[str, Any]:

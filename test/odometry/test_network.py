@@ -10,6 +10,7 @@ from robust_loc.errors import WeightsError
 from robust_loc.odometry import PatchNetwork, PatchNetworkConfig
 from robust_loc.odometry.patches import gradient_centres, random_centres, windows
 from robust_loc.odometry.update import EdgeGroups, GradientClip, SoftAggregation
+from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 SMALL = PatchNetworkConfig(hidden=8, features=8, width=4)
 
@@ -250,3 +251,11 @@ def test_the_factor_on_covariances_travels_with_the_weights(tmp_path):
     network.save(tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="covariance_scale"):
         PatchNetwork.from_checkpoint(tmp_path / "w.safetensors")
+
+
+def test_factors_stored_beside_the_weights_are_loaded_with_them(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    PatchNetwork(PatchNetworkConfig.compact()).save(weights)
+    assert PatchNetwork.from_checkpoint(weights).covariance_factors == CovarianceFactors()
+    CovarianceCalibration({"odometry": CovarianceFactors(2.0, 3.0, 40)}).save_beside(weights)
+    assert PatchNetwork.from_checkpoint(weights).covariance_factors == CovarianceFactors(2.0, 3.0, 40)

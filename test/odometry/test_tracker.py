@@ -11,6 +11,7 @@ from robust_loc.errors import ConfigurationError, DatasetError, ImageEncodingErr
 from robust_loc.geometry import umeyama
 from robust_loc.odometry import Odometry, OdometryConfig, OracleOperator, PatchNetwork, PatchNetworkConfig
 from robust_loc.types import Camera, Frame, Status
+from robust_loc.uncertainty import CovarianceFactors
 from robust_loc.uncertainty.conversions import pose_error
 
 CONFIG = OdometryConfig.preset(
@@ -135,6 +136,17 @@ def test_same_seed_same_answers(frames) -> None:
     odometry.reset()
     second = [odometry.update(frame).world_T_cam for frame in frames[:15]]
     np.testing.assert_array_equal(first, second)
+
+
+def test_stored_covariance_factors_scale_increments(frames) -> None:
+    noisy = [OracleOperator(CONFIG.patches_per_frame, sigma=0.05, seed=3) for _ in range(2)]
+    noisy[1].covariance_factors = CovarianceFactors(2.0, 3.0)
+    plain, calibrated = (Odometry(CONFIG, operator) for operator in noisy)
+    for frame in frames[:14]:
+        before, after = plain.update(frame), calibrated.update(frame)
+    ratio = np.diag(after.increment_covariance) / np.diag(before.increment_covariance)
+    np.testing.assert_allclose(ratio, [4, 4, 4, 9, 9, 9], rtol=1e-3)  # a floor is not scaled
+    np.testing.assert_array_equal(before.increment, after.increment)
 
 
 def test_standing_still_is_said_and_does_not_drift(frames) -> None:

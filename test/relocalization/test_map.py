@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from robust_loc.errors import MapFormatError
-from robust_loc.relocalization import Map
+from robust_loc.errors import ConfigurationError, MapFormatError
+from robust_loc.relocalization import Map, Relocalizer
 from robust_loc.relocalization.map import HEADER, _checksum, quantized
+from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 
 @pytest.fixture
@@ -22,6 +23,18 @@ def test_a_map_survives_the_disk(room_map, saved):
     for name, array in room_map.arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array)
     assert [path.name for path in saved.parent.iterdir()] == ["room.map"]
+
+
+def test_stored_covariance_factors_are_applied_and_saved_with_the_map(room_map, saved, tmp_path):
+    own = Relocalizer(Map.load(saved)).factors
+    CovarianceCalibration({"relocalizer": CovarianceFactors(2.0, 3.0, 40)}).save_beside(saved)
+    loaded = Map.load(saved)
+    assert Relocalizer(loaded).factors == own.times(CovarianceFactors(2.0, 3.0, 40))
+    loaded.save(tmp_path / "copy.map")
+    assert Relocalizer(Map.load(tmp_path / "copy.map")).factors == Relocalizer(loaded).factors
+    (saved / "covariance_calibration.json").write_text("broken")
+    with pytest.raises(ConfigurationError, match="covariance_calibration.json"):
+        Map.load(saved)
 
 
 def test_arrays_stay_on_disk_until_they_are_read(saved):

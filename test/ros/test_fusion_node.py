@@ -27,6 +27,7 @@ from robust_loc.nodes.conversions import (
 from robust_loc.nodes.fusion_node import FusionNode
 from robust_loc.nodes.optional import tf2_msgs
 from robust_loc.types import Estimate, Status
+from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 PERIOD = SECOND // 20
 SCALE = 2.0  # metres per unit of odometry
@@ -216,6 +217,35 @@ def test_an_initial_pose_starts_the_filter_and_a_broken_one_is_refused(drive):
     assert state.state in (LocalizationState.LOCALIZED, LocalizationState.DEGRADED)
 
 
+def test_an_initial_pose_given_too_early_or_by_parameters_waits_for_the_first_image(drive, graph):
+    _, car = drive(**{"set_initial_pose": True, "initial_pose.x": 1.0, "initial_pose.yaw": 0.5})
+    state = car.state_at(car.frame(0))
+    assert state.fix_source == "initialpose" and state.state == LocalizationState.DEGRADED
+    assert car.wait(lambda: car.poses)
+    pose, covariance = from_pose_with_covariance(car.poses[0].pose)
+    assert pose[0, 3] == pytest.approx(1.0) and pose[1, 0] == pytest.approx(np.sin(0.5))
+    assert covariance[0, 0] == pytest.approx(0.25)
+
+    early = graph.add(FusionNode(node_name="early", parameter_overrides=[Parameter("sources", value=["eyes"])]))
+    early.start()
+    early._start.take(pose_stamped(5, "map", map_T_base(SECOND), np.eye(6) * 1e-4))
+    assert early.fix_source == ""
+    nothing = Estimate(SECOND, Status.REFUSED, "dark")
+    early._on_estimate("eyes", estimate_message(nothing, source="eyes", world_frame="map", camera_frame="base_link"))
+    assert early.fix_source == "initialpose"
+    localization = early.filter.localization()
+    assert localization.stamp == SECOND and np.allclose(localization.map_T_base, map_T_base(SECOND))
+
+
+def test_nav2s_service_sets_the_initial_pose(graph):
+    node = graph.add(FusionNode())
+    node.start()
+    request = type("Request", (), {"pose": pose_stamped(0, "map", map_T_base(SECOND), np.eye(6) * 1e-4)})
+    answer = node._start._on_service(request, "response")
+    assert answer == "response"
+    assert node._start._waiting is request.pose
+
+
 def test_live_a_late_fix_is_used_at_its_own_time(drive):
     _, car = drive(lockstep=False, extrinsics_timeout=0.0)
     for i in range(80):
@@ -248,6 +278,21 @@ def test_the_last_good_pose_is_kept_for_the_next_start(drive, graph, tmp_path):
     found = again.filter.localization()
     assert found.state.name == "INITIALIZING", "a saved pose is not trusted before a fix confirms it"
     assert np.linalg.norm((np.linalg.inv(found.map_T_base) @ map_T_base(stamp))[:3, 3]) < 1.5
+
+
+def test_stored_factors_reach_the_filter_and_a_bad_file_fails_configure(drive, graph, tmp_path):
+    file = tmp_path / "factors.json"
+    CovarianceCalibration({"relocalizer": CovarianceFactors(2.0, 3.0, 40)}).save(file)
+    fusion, car = drive(calibration_file=str(file))
+    for i in range(2):
+        car.state_at(car.frame(i, fix))
+    assert fusion.filter.calibration.of("relocalizer") == CovarianceFactors(2.0, 3.0, 40)
+    file.write_text("broken")
+    other = graph.add(
+        FusionNode(node_name="other", parameter_overrides=[Parameter("calibration_file", value=str(file))])
+    )
+    other.start()
+    assert other.lifecycle_state == "unconfigured"
 
 
 def test_bad_extrinsics_fail_configure_with_the_reason(graph):
