@@ -22,7 +22,7 @@ from robust_loc.data.trajectory import format_stamp, write_tum
 from robust_loc.evaluation.covariance_calibration import INCREMENTS
 from robust_loc.evaluation.replay import Estimator
 from robust_loc.fusion import Localization, LocalizationFilter, camera_estimate
-from robust_loc.types import Estimate, Frame, Status
+from robust_loc.types import Estimate, FloatArray, Frame, Status
 
 SECOND = 1_000_000_000
 TIMELINE = "fusion.timeline.csv"
@@ -63,6 +63,7 @@ def localize(
     absolute: Mapping[str, Estimator] | None = None,
     every: Mapping[str, int] | None = None,
     prior_age: float = 1.0,
+    metric_odometry: Iterable[tuple[int, FloatArray]] = (),
 ) -> Iterator[Answers]:
     """Drive estimators and filter over frames; any of the estimators may be missing.
 
@@ -70,12 +71,19 @@ def localize(
         absolute: estimators of absolute poses by name (``relocalizer``, ``regressor``).
         every: name -> ask it at every n-th frame only (a slow one on a small machine); default 1.
         prior_age: seconds after which the fused pose is no prior any more.
+        metric_odometry: (stamp, ``odom_T_base``) of the robot's wheels, in time order; each is used with the first
+            image that it reaches.
     """
+    wheels = iter(metric_odometry)
+    reached = -1
     absolute, every = dict(sorted((absolute or {}).items())), every or {}
     fusion: Estimate | None = None
     for number, frame in enumerate(frames):
         answers: dict[str, Estimate] = {}
         start = time.perf_counter()
+        while reached < frame.stamp and (sample := next(wheels, None)) is not None:
+            localizer.observe_metric_odometry(*sample)
+            reached = sample[0]
         if odometry is not None:
             answers["odometry"] = _ask(odometry, frame, None)
             said = localizer.predict(answers["odometry"])

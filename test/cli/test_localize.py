@@ -10,7 +10,7 @@ from robust_loc.cli import cli
 from robust_loc.data import BagWriter
 from robust_loc.data.results import read_source, sources_in, trajectory_of
 from robust_loc.data.trajectory import Trajectory
-from robust_loc.errors import ConfigurationError
+from robust_loc.errors import BagTopicError, ConfigurationError
 from robust_loc.evaluation import evaluate
 from robust_loc.evaluation.pipeline import localize
 from robust_loc.fusion import FusionConfig, LocalizationFilter, State
@@ -55,6 +55,21 @@ def test_recording_and_map_become_a_results_folder_that_can_be_judged(files):
     assert summary["state"]["localized_while_wrong"] == 0.0
     assert summary["ate"]["none"]["median"] < 0.05
     assert (out / "report.html").exists()
+
+
+def test_wheels_and_extrinsics_are_taken_from_the_recording_or_the_command_line(files):
+    bag, out = files / "room.mcap", files / "wheels"
+    common = ["localize", bag, "--map", files / "map", "--no-odometry", "--until-frame", 16, "-o", out]
+    result = invoke(*common, "--odom-topic", "/ground_truth/pose", "--every", "relocalizer", 3, "--json")
+    assert result.exit_code == 0, result.output
+    run = json.loads((out / "run.json").read_text())["configuration"]
+    assert run["odom_topic"] == "/ground_truth/pose"
+    np.testing.assert_allclose(run["base_T_cam"], np.eye(4), atol=1e-12)
+    assert json.loads(result.output)["states"]["LOCALIZED"] >= 4  # between its rare fixes too
+    result = invoke(*common, "--odom-topic", "/wheels")
+    assert isinstance(result.exception, BagTopicError) and "/wheels" in str(result.exception)
+    result = invoke(*common, "--base-from-camera", *[0.0] * 7)
+    assert isinstance(result.exception, ConfigurationError) and "--base-from-camera" in str(result.exception)
 
 
 class OracleOdometry:

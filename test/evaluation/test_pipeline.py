@@ -71,6 +71,19 @@ def test_offline_driver_gives_what_the_filter_gives_event_by_event(events):
             assert np.array_equal(answer.localization.map_T_base, moment.localization.map_T_base)
 
 
+def test_wheels_carry_the_pose_on_when_there_is_neither_camera_odometry_nor_a_fix():
+    events = simulate(Scenario(duration=5, fixes=[Fixes("relocalizer", period=0.1, alive=(0.0, 2.0))]), 5)
+    origin = next(e.truth for e in events if e.source == "odometry")
+    wheels = [(e.estimate.stamp, np.linalg.inv(origin) @ e.truth) for e in events if e.source == "odometry"]
+    for metric, localized in ((wheels, True), ([], False)):
+        sources = {"relocalizer": Scripted(events, "relocalizer")}
+        *_, last = localize(frames(events), LocalizationFilter(WHITE), absolute=sources, metric_odometry=metric)
+        assert (last.localization.state is State.LOCALIZED) == localized
+        if localized:
+            truth = next(e.truth for e in reversed(events) if e.source == "odometry")
+            assert np.linalg.norm(last.fusion.world_T_cam[:3, 3] - truth[:3, 3]) < 0.1
+
+
 def test_results_folder_can_be_evaluated(events, tmp_path):
     answers = localize(
         frames(events),
