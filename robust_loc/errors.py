@@ -41,3 +41,7 @@ class WeightsError(RobustLocError):
 
 class MapFormatError(RobustLocError):
     """A map is corrupt, truncated, empty, of another format version or made with other features."""
+
+
+class OutputError(RobustLocError):
+    """Results cannot be written (full disk, no permission); what was there before is untouched."""

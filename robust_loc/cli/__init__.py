@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "odometry": ("robust_loc.cli.odometry", "the camera's motion in a recording, with covariances"),
     "evaluate": ("robust_loc.cli.evaluate", "an estimate against the truth: errors, uncertainty, report"),
     "train": ("robust_loc.cli.train", "train a network; every run can be resumed"),
+    "finetune": ("robust_loc.cli.finetune", "adapt the regressor to recordings, if that makes it better"),
     "calibrate-covariance": ("robust_loc.cli.calibrate_covariance", "covariance factors from held-out truth"),
 }
 

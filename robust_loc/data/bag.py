@@ -242,11 +242,12 @@ class Bag:
     def transforms(self) -> TransformTree:
         """Every transform on the recording's tf topics."""
         names = {topic.name for topic in self.topics.values() if topic.msgtype in topics.TF_TYPES}
-        return TransformTree.from_messages(
+        recorded = (
             (transform, raw.topic.endswith("tf_static"))
             for raw, source in self._messages(names)
             for transform in deserialize(raw, source).transforms
         )
+        return TransformTree.from_messages(recorded, self._lose)
 
     @cached_property
     def _ground_truth_or_none(self) -> Trajectory | None:

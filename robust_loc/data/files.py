@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from robust_loc.errors import OutputError
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -20,3 +24,15 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Around what writes to ``path``: a full disk or a missing permission becomes an OutputError that says so."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written ({reason}); free space or choose another disk") from error

@@ -73,13 +73,19 @@ def depth_of(message: Any, units_per_metre: float = images.MILLIMETRES) -> NDArr
 
 
 def rigid(translation: Any, rotation: Any) -> FloatArray:
-    """A ROS translation (or point) and quaternion as a 4x4 transform; raises TrajectoryError on a zero quaternion."""
+    """A ROS translation (or point) and quaternion as a 4x4 transform.
+
+    Raises:
+        TrajectoryError: a zero quaternion, or a number that is not finite.
+    """
     quaternion = np.array([rotation.x, rotation.y, rotation.z, rotation.w])
     if not np.all(np.isfinite(quaternion)) or np.linalg.norm(quaternion) < 1e-6:
         raise TrajectoryError(f"the quaternion {quaternion} is no rotation")
     pose = np.eye(4)
     pose[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
     pose[:3, 3] = [translation.x, translation.y, translation.z]
+    if not np.all(np.isfinite(pose)):
+        raise TrajectoryError(f"the position {pose[:3, 3]} is not finite")
     return pose
 
 

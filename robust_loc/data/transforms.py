@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from robust_loc.data.messages import rigid, stamp_of
 from robust_loc.data.trajectory import Trajectory
-from robust_loc.errors import BagTopicError
+from robust_loc.errors import BagTopicError, TrajectoryError
 from robust_loc.types import FloatArray
 
 
@@ -22,14 +22,23 @@ class TransformTree:
         self._moving: dict[str, Trajectory] = {}
 
     @classmethod
-    def from_messages(cls, transforms: Iterable[tuple[Any, bool]]) -> TransformTree:
-        """From ``(geometry_msgs/TransformStamped, is_static)`` pairs; of two parents of a frame the later wins."""
+    def from_messages(
+        cls, transforms: Iterable[tuple[Any, bool]], lose: Callable[[str], None] = lambda loss: None
+    ) -> TransformTree:
+        """From ``(geometry_msgs/TransformStamped, is_static)`` pairs; of two parents of a frame the later wins.
+
+        ``lose`` is told of transforms that are no transform (not finite, zero quaternion); they are left out.
+        """
         tree = cls()
         samples: dict[str, dict[int, FloatArray]] = {}
         for transform, is_static in transforms:
             child = transform.child_frame_id.lstrip("/")
+            try:
+                pose = rigid(transform.transform.translation, transform.transform.rotation)
+            except TrajectoryError as error:
+                lose(f"a transform of {child}: {error}; left out")
+                continue
             tree._parent[child] = transform.header.frame_id.lstrip("/")
-            pose = rigid(transform.transform.translation, transform.transform.rotation)
             if is_static:
                 tree._fixed[child] = pose
             else:

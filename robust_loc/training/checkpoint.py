@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robust_loc.data.files import writing
 from robust_loc.errors import WeightsError
 
 SHARD_BYTES = 15 * 2**20
@@ -35,6 +36,9 @@ def save_checkpoint(folder: str | Path, step: int, state: dict[str, Any], keep: 
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OutputError: full disk or no permission; the checkpoints before it stay.
     """
     from safetensors.torch import save_file
 
@@ -42,15 +46,19 @@ def save_checkpoint(folder: str | Path, step: int, state: dict[str, Any], keep: 
     final = folder / f"{_PREFIX}{step:08d}"
     partial = folder / f".{final.name}.{os.getpid()}.part"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     document = {"format": _FORMAT, "step": step, "state": _encode(state, "", tensors)}
-    for number, shard in enumerate(_shards(tensors)):
-        save_file(shard, str(partial / f"tensors_{number:03d}.safetensors"))
-    (partial / "state.json").write_text(json.dumps(document))
-    if final.exists():
-        shutil.rmtree(final)
-    partial.replace(final)
+    try:
+        with writing(final):
+            partial.mkdir(parents=True)
+            for number, shard in enumerate(_shards(tensors)):
+                save_file(shard, str(partial / f"tensors_{number:03d}.safetensors"))
+            (partial / "state.json").write_text(json.dumps(document))
+            if final.exists():
+                shutil.rmtree(final)
+            partial.replace(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final

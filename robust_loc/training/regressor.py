@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -114,6 +114,7 @@ class RegressorTrainer:
         self.network = network.to(device)
         self.device = device
         self.progress: Progress = progress or (lambda stage, step, steps, numbers: None)
+        self.likelihood: Likelihood | None = None  # of the stage 'joint', once it has begun
         self.random = np.random.default_rng(self.config.seed)
         torch.manual_seed(self.config.seed)
 
@@ -242,7 +243,7 @@ class RegressorTrainer:
     def train_joint(self, stored: StoredScene, world_T_cam: Tensor) -> None:
         """Step 2: transformer and uncertainty head on the configured likelihood."""
         steps, network = self.config.joint_steps, self.network.train()
-        likelihood = Likelihood(self.config.likelihood, self.config.temperature)
+        likelihood = self.likelihood = Likelihood(self.config.likelihood, self.config.temperature)
         parameters = [*network.transformer.parameters(), *network.uncertainty.parameters()]
         for step, optimizer in self._steps("joint", parameters, steps, self.config.joint_rate):
             prediction, truth = self._predict(stored, world_T_cam)
@@ -313,21 +314,22 @@ class RegressorTrainer:
 
     def _steps(
         self, stage: str, parameters: list[nn.Parameter], steps: int, rate: float
-    ) -> Iterator[tuple[int, _OneCycle]]:
+    ) -> Iterator[tuple[int, OneCycle]]:
         if steps:
-            optimizer = _OneCycle(parameters, rate, steps)
+            optimizer = OneCycle(parameters, rate, steps)
             for step in range(steps):
                 yield step, optimizer
 
 
-class _OneCycle:
+class OneCycle:
     """AdamW with a one-cycle learning rate and clipped gradients; a step that is not finite is left out."""
 
     def __init__(self, parameters: list[nn.Parameter], rate: float, steps: int) -> None:
         self.parameters = parameters
         self.optimizer = torch.optim.AdamW(parameters, lr=rate)
+        warm_up = 0.1 if steps != 9 else 0.2  # a tenth of 9 steps peaks at step 0, where torch divides by zero
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, rate, total_steps=steps + 1, cycle_momentum=False, pct_start=0.1
+            self.optimizer, rate, total_steps=steps + 1, cycle_momentum=False, pct_start=warm_up
         )
 
     def step(self, loss: Tensor) -> None:
@@ -337,3 +339,10 @@ class _OneCycle:
         if norm.isfinite():
             self.optimizer.step()
         self.schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
