@@ -20,9 +20,11 @@ from robust_loc.nodes.managed_node import NodeConfig
 from robust_loc.nodes.odometry_node import OdometryNodeConfig
 from robust_loc.nodes.regressor_node import RegressorNode
 from robust_loc.nodes.relocalizer_node import RelocalizerNode
+from robust_loc.nodes.trainer_config import TrainerNodeConfig
 from robust_loc.odometry.config import OdometryConfig
 from robust_loc.pose_regression.config import PoseRegressorConfig
 from robust_loc.relocalization.localizer import RelocalizerConfig
+from robust_loc.training.finetune.config import FinetuneConfig
 
 NODES: dict[str, tuple[type[Config], ...]] = {
     "localizer": (LocalizerConfig,),
@@ -30,6 +32,7 @@ NODES: dict[str, tuple[type[Config], ...]] = {
     "relocalizer": (NodeConfig, RelocalizerNode.settings_type, RelocalizerConfig),
     "regressor": (NodeConfig, RegressorNode.settings_type, PoseRegressorConfig),
     "fusion": (NodeConfig, FusionNodeConfig, InitialPoseConfig, FusionConfig),
+    "trainer": (NodeConfig, TrainerNodeConfig, FinetuneConfig),
     "bag_player": (BagPlayerConfig,),
 }
 

@@ -21,6 +21,8 @@ from robust_loc.pose_regression import (
     load_network,
     save_network,
 )
+from robust_loc.training.finetune.frames import Role
+from robust_loc.training.finetune.replay import load_memory
 from robust_loc.uncertainty import CovarianceCalibration
 
 CALIBRATION = CameraCalibration(96, 64, 70.0, 70.0, 47.5, 31.5)
@@ -76,8 +78,11 @@ def test_trained_weights_answer_frames_of_the_recording(recording, tmp_path):
     assert estimate.has_pose
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "scene.covariance_calibration.json",
+        "scene.replay.npz",
         "scene.safetensors",
     ]
+    memory = load_memory(output)
+    assert len(memory) == 100 and [memory.count(role) for role in Role] == [90, 5, 5]
 
 
 def test_interrupted_run_goes_on_after_its_last_stage(recording, tmp_path):

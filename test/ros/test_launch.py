@@ -50,7 +50,7 @@ def test_every_program_of_the_launch_files_is_installed():
     started = set(re.findall(r'node\(\s*f?"([\w{}]+)"', source))
     assert started == {"localizer", "{name}_node", "fusion_node", "bag_player"}
     assert programs >= {"localizer", "fusion_node", "bag_player"}
-    assert programs >= {f"{name}_node" for name in ("odometry", "relocalizer", "regressor")}
+    assert programs >= {f"{name}_node" for name in ("odometry", "relocalizer", "regressor", "trainer")}
     for program in programs:
         module = re.search(r"from (robust_loc\.nodes\.\w+) import main", (ROOT / "scripts/nodes" / program).read_text())
         assert (ROOT / (module[1].replace(".", "/") + ".py")).is_file()
@@ -64,11 +64,14 @@ def test_every_parameter_of_the_recipes_is_declared_by_its_node(path):
     from robust_loc.nodes.fusion_config import FusionNodeConfig
     from robust_loc.nodes.odometry_node import OdometryNodeConfig
     from robust_loc.nodes.relocalizer_node import RelocalizerNodeConfig
+    from robust_loc.nodes.trainer_config import TrainerNodeConfig
     from robust_loc.odometry import OdometryConfig
     from robust_loc.pose_regression import PoseRegressorConfig
     from robust_loc.relocalization import RelocalizerConfig
+    from robust_loc.training.finetune.config import FinetuneConfig
 
     configs = {
+        "/**/trainer": (TrainerNodeConfig, FinetuneConfig),
         "/**/odometry": (OdometryNodeConfig, OdometryConfig),
         "/**/relocalizer": (RelocalizerNodeConfig, RelocalizerConfig),
         "/**/regressor": (PoseRegressorConfig,),
@@ -121,3 +124,23 @@ def test_localize_makes_its_nodes(composition, monkeypatch, tmp_path):
         "multi": ["odometry_node", "relocalizer_node", "regressor_node", "fusion_node"],
     }
     assert programs == [*nodes[composition], "bag_player", "rviz2"]
+
+
+@pytest.mark.parametrize("bags", ["", "a.mcap b.mcap"])
+def test_train_starts_the_trainer_or_the_training_of_a_scene(bags, monkeypatch):
+    pytest.importorskip("launch_ros")
+    launch = pytest.importorskip("launch")
+    monkeypatch.setattr("ament_index_python.packages.get_package_share_directory", lambda name: str(ROOT))
+    spec = importlib.util.spec_from_file_location("train", ROOT / "launch" / "train.launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    context = launch.LaunchContext()
+    for action in module.generate_launch_description().entities:
+        if isinstance(action, launch.actions.DeclareLaunchArgument):
+            action.execute(context)
+    context.launch_configurations.update({"bags": bags, "output": "w" if bags else ""})
+    (action,) = module.start(context)
+    assert getattr(action, "node_executable", None) == (None if bags else "trainer_node")
+    context.launch_configurations.update({"bags": "a.mcap", "output": ""})
+    with pytest.raises(RuntimeError, match="output"):
+        module.start(context)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("bags", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("scene.safetensors"), show_default=True,
-    help="The scene's weights; the covariance calibration is written beside them.",
+    help="The scene's weights; the covariance calibration and frames to replay are written beside them.",
 )  # fmt: skip
 @click.option("--preset", type=click.Choice(["compact", "published"]), default="compact", show_default=True)
 @click.option("--from-frame", type=click.IntRange(min=0), default=0, help="First frame of each recording.")
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--scale-steps", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Lengthen all stages.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished stage of an interrupted run.")
+@click.option(
+    "--keep-frames", type=click.IntRange(min=0), default=400, show_default=True,
+    help="Frames kept beside the weights, for 'robust-loc finetune' to replay.",
+)  # fmt: skip
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -60,6 +64,7 @@ def command(
     transformer: Path | None,
     scale_steps: float,
     resume: bool,
+    keep_frames: int,
     device: str,
     seed: int,
     as_json: bool,
@@ -74,6 +79,7 @@ def command(
 
     from robust_loc.pose_regression import PoseNetwork, PoseNetworkConfig, load_network, load_published, save_network
     from robust_loc.pose_regression.weights import load_details, load_transformer
+    from robust_loc.training.finetune.replay import memory_file, memory_of
     from robust_loc.training.regressor import STAGES, RegressorTrainer, RegressorTrainingConfig
     from robust_loc.training.regressor_data import held_out_blocks
     from robust_loc.training.regressor_validation import calibrate, summary
@@ -136,6 +142,9 @@ def command(
         "covariance_factors": {"translation": factors.translation, "rotation": factors.rotation},
     }
     details = {"bags": [bag.name for bag in bags], "training": config.to_dict(), **result}
+    if keep_frames:
+        name = ", ".join(bag.name for bag in bags)
+        memory_of(fitted, held_out, name, keep_frames).save(memory_file(output))
     save_network(network, output, details)
     calibration = CovarianceCalibration({"regressor": factors}, {"frames": len(held_out)})
     calibration.save(output.with_name(f"{output.stem}.covariance_calibration.json"))

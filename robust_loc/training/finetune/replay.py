@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robust_loc.training.finetune.frames import SUFFIX, FrameSet, Role, join
+from robust_loc.training.regressor_data import PosedImages
 
 
 def memory_file(weights: str | Path) -> Path:
@@ -49,3 +50,14 @@ def remembered(frames: FrameSet, limit: int) -> FrameSet:
             if share:
                 rows.append(members[np.linspace(0, len(members) - 1, share).round().astype(int)])
     return frames.subset(np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.intp))
+
+
+def memory_of(trained: PosedImages, held_out: PosedImages, name: str, limit: int) -> FrameSet:
+    """The memory of weights that were trained from scratch; the held-out frames calibrate and judge in turns."""
+    role = np.full(len(held_out), Role.CALIBRATE, np.int8)
+    role[len(held_out) // 2 :] = Role.JUDGE
+
+    def of(images: PosedImages, role: NDArray[np.int8]) -> FrameSet:
+        return FrameSet(images, role, np.zeros(len(images), np.int32), (name,))
+
+    return remembered(join([of(trained, np.full(len(trained), Role.TRAIN, np.int8)), of(held_out, role)]), limit)
