@@ -14,6 +14,8 @@ SHARE = get_package_share_directory("robust_loc")
 # name, default (None: must be given), description
 ARGUMENTS = [
     ("bag", None, "recording with ground truth"),
+    ("from_frame", "0", "first image to play"),
+    ("until_frame", "0", "image to stop before; 0: play to the end"),
     ("results", "results", "folder for the trajectories and report.html"),
     ("map", "", "map folder made by 'robust-loc map'; empty: no relocalizer"),
     ("regressor", "", "regressor weights; empty: no regressor"),

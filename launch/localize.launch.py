@@ -34,11 +34,14 @@ ARGUMENTS = [
     ("odom_topic", "", "metric odometry of the robot (nav_msgs/Odometry); empty: the camera's own alone"),
     ("publish_odom_tf", "auto", "broadcast odom -> base_link: true, false, or auto (when there is no odom_topic)"),
     ("base_frame", "base_link", "the robot's frame, whose pose is published"),
+    ("calibration", "", "covariance factors for fusion, of 'robust-loc calibrate-covariance'; empty: none"),
     ("device", "", "torch device of all nodes (cpu, cuda); empty: as the params_file says"),
     ("composition", "single", "single: all nodes in one process, images shared; multi: one process each"),
     ("namespace", "", "namespace of all nodes"),
     ("use_sim_time", "false", "take time from /clock; true whenever a bag is played"),
     ("bag", "", "recording to play into the graph"),
+    ("from_frame", "0", "with bag: first image to play"),
+    ("until_frame", "0", "with bag: image to stop before; 0: play to the end"),
     ("rate", "1.0", "speed of the bag; 0: as fast as it goes"),
     ("lockstep", "false", "with bag: wait for every image to be answered, so that nothing is dropped"),
     ("results", "", "with bag: folder to record the answers in, for 'robust-loc evaluate'"),
@@ -80,6 +83,8 @@ def start(context):
         "publish_odom_tf": given["publish_odom_tf"].lower(),
         "base_frame": given["base_frame"],
     }
+    if given["calibration"]:
+        fusion["calibration_file"] = given["calibration"]
     remappings = [
         ("image", given["image"]),
         ("image/compressed", given["image"] + "/compressed"),
@@ -121,6 +126,8 @@ def start(context):
             "bag_player",
             {
                 "bag": given["bag"],
+                "from_frame": int(given["from_frame"]),
+                "until_frame": int(given["until_frame"]),
                 "rate": float(given["rate"]),
                 "results": given["results"],
                 "answers": answers,

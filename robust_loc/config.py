@@ -69,23 +69,32 @@ class Config:
         are not fields here (topics, frames: they belong to the node) are ignored, so that one file serves the node
         and its component.
         """
-        try:
-            document = yaml.safe_load(Path(path).read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigurationError(f"{path}: cannot be read as a parameter file: {error}") from error
-        if not isinstance(document, dict):
-            raise ConfigurationError(f"{path}: expected 'node: ros__parameters: ...' at the top level")
-        merged: dict[str, Any] = {}
-        for section in ("/**", f"/**/{node}", node, f"/{node}"):
-            content = document.get(section) or {}
-            if content and "ros__parameters" not in content:
-                raise ConfigurationError(f"{path}: section {section!r} lacks 'ros__parameters'")
-            merged.update(content.get("ros__parameters") or {})
         known = {item.name for item in fields(cls)}
-        return cls.from_mapping({name: value for name, value in merged.items() if name in known})
+        return cls.from_mapping({k: value for k, value in parameters_of(path, node).items() if k in known})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def parameters_of(path: str | Path, node: str) -> dict[str, Any]:
+    """All parameters that the ROS parameter file ``path`` gives ``node``; see :meth:`Config.from_yaml`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is no parameter file.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: cannot be read as a parameter file: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{path}: expected 'node: ros__parameters: ...' at the top level")
+    merged: dict[str, Any] = {}
+    for section in ("/**", f"/**/{node}", node, f"/{node}"):
+        content = document.get(section) or {}
+        if content and "ros__parameters" not in content:
+            raise ConfigurationError(f"{path}: section {section!r} lacks 'ros__parameters'")
+        merged.update(content.get("ros__parameters") or {})
+    return merged
 
 
 def _coerced(owner: str, name: str, value: Any, hint: Any) -> Any:

@@ -16,6 +16,10 @@ from robust_loc.errors import CameraError, ImageEncodingError
 
 FloatArray = NDArray[np.float64]
 
+# Reason of an odometry's NO_MOTION for an image equal to the one before: a camera's noise never repeats, so the camera,
+# not the robot, stands still.
+REPEATED_IMAGE = "the image is identical to the previous one"
+
 
 @dataclass(frozen=True)
 class Camera:

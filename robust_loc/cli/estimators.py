@@ -14,19 +14,22 @@ if TYPE_CHECKING:
 def make_odometry(
     weights: Path | None, preset: str | None, config: Path | None, device: str, seed: int
 ) -> tuple[Odometry, dict[str, Any]]:
-    """The odometry with ``weights`` (default: the package's); ``config`` wins over ``preset``.
+    """The odometry with ``weights`` (default: the package's), by ``preset`` and the parameter file ``config``.
 
     Raises:
         WeightsError: no weights are named and the package ships none, or they cannot be loaded.
     """
+    from dataclasses import fields
+
+    from robust_loc.config import parameters_of
     from robust_loc.odometry import Odometry, OdometryConfig, PatchNetwork
     from robust_loc.odometry.weights import default_weights
 
-    chosen = {"device": device, "seed": seed}
-    if config is not None:
-        settings = OdometryConfig.from_mapping({**OdometryConfig.from_yaml(config, "odometry").to_dict(), **chosen})
-    else:
-        settings = OdometryConfig.preset(preset or ("cpu" if device == "cpu" else "default"), **chosen)
+    given = {} if config is None else parameters_of(config, "odometry")
+    chosen = {name: given[name] for name in (item.name for item in fields(OdometryConfig)) if name in given}
+    # As in the node, the file may name a preset too; what it says beside it wins, and the command line over both.
+    name = preset or given.get("preset") or ("cpu" if config is None and device == "cpu" else "default")
+    settings = OdometryConfig.preset(name, **{**chosen, "device": device, "seed": seed})
     odometry = Odometry(settings, PatchNetwork.from_checkpoint(weights or default_weights()))
     return odometry, {"weights": str(weights or "package"), **settings.to_dict()}
 

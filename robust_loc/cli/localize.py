@@ -27,7 +27,8 @@ if TYPE_CHECKING:
               help="Use the camera's odometry.")  # fmt: skip
 @click.option("--odometry-weights", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Odometry network: .safetensors or an official dpvo.pth; default: the package's.")  # fmt: skip
-@click.option("--preset", type=click.Choice(["default", "fast", "cpu"]), help="Of the odometry, without CONFIG.")
+@click.option("--preset", type=click.Choice(["default", "fast", "cpu"]),
+              help="Of the odometry; default: by CONFIG, else by DEVICE.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path),
               help="Results folder.")  # fmt: skip
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--preset", type=click.Choice(["default", "fast", "cpu"]),
               help="Default: 'default' with a GPU, else 'cpu'.")  # fmt: skip
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Parameter file; its section 'odometry' is used instead of a preset.")  # fmt: skip
+              help="Parameter file: its section 'odometry', which may name a preset.")  # fmt: skip
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Network weights: .safetensors or an official dpvo.pth; default: the package's.")  # fmt: skip
 @click.option("--image-topic", help="The camera's topic, where the recording has several.")

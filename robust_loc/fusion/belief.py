@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robust_loc.fusion.gating import Gate, intersect
+from robust_loc.fusion.gating import Gate, intersect, with_shared_error
 from robust_loc.fusion.rigid import rotation_exp, rotation_log, skew
 from robust_loc.types import FloatArray
 
@@ -157,18 +157,21 @@ class Belief:
         are merged by covariance intersection before one Kalman update (Joseph form).
 
         Args:
-            inflation: factor on each fix's covariance (errors shared with earlier fixes of its source).
+            inflation: per fix, the number of fixes of its source that share one error (:func:`with_shared_error`).
         """
-        pairs = []
+        pairs, sharing = [], 1.0
         for fix, factor in zip(fixes, inflation):
             innovation = self.innovation(fix)
             weight = gate.weight(innovation.nis)
             if weight > 0.0:
-                pairs.append((innovation.residual, fix.covariance * (factor / weight)))
+                pairs.append((innovation.residual, fix.covariance / weight))
+                sharing = max(sharing, factor)
         if not pairs:
             return self
         residual, noise = intersect(pairs)
-        return replace(self._updated(residual, noise, slice(0, 6)), gap_translation=0.0, gap_rotation=0.0)
+        extra, noise = with_shared_error(self.covariance[:6, :6], noise, sharing)
+        fixed = self.widened(extra)._updated(residual, noise, slice(0, 6))
+        return replace(fixed, gap_translation=0.0, gap_rotation=0.0)
 
     def with_scale(self, scale: float, relative_sigma: float) -> Belief:
         """The belief after an independent measurement of the scale."""

@@ -28,7 +28,7 @@ class FusionConfig(Config):
         0.05, "sigma per angle of an increment that comes without a covariance", minimum=0.0, maximum=10.0
     )
     initial_odometry_inflation: float = parameter(
-        9.0, "factor on the increments' covariances when the odometry starts: it has to earn its credit", minimum=1.0
+        3.0, "factor on the increments' covariances when the odometry starts: it has to earn its credit", minimum=1.0
     )
     largest_odometry_inflation: float = parameter(
         100.0, "most that the increments' covariances are multiplied by when fixes disagree with them", minimum=1.0
@@ -99,7 +99,9 @@ class FusionConfig(Config):
     lost_position_sigma: float = parameter(1.0, "LOST beyond this, metres", minimum=1e-3)
     lost_rotation_sigma: float = parameter(1.0, "LOST beyond this, radians", minimum=1e-3)
     patience: float = parameter(
-        0.3, "seconds between two fixes in which a pose may grow too uncertain without leaving LOCALIZED", minimum=0.0
+        0.4,
+        "seconds that a pose may be too uncertain between two fixes, or the camera repeat itself, while LOCALIZED",
+        minimum=0.0,
     )
     hysteresis: float = parameter(
         1.25, "LOCALIZED is left at this times the sigma it is entered at", minimum=1.0, maximum=10.0

@@ -221,6 +221,7 @@ class LocalizationFilter:
     def _move(self, odometry: Estimate) -> None:
         assert self._timeline is not None
         previous = self._timeline.newest
+        self._intake.watch_images(odometry)
         step = self._motion.step(odometry, previous, bool(self._intake.frozen))
         self._intake.relent(step.duration)
         if step.new_scale:

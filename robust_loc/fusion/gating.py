@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import linalg, optimize, stats
 
 from robust_loc.types import FloatArray
 
@@ -52,6 +52,33 @@ def intersect(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[FloatArra
         mean = merged @ (w * A @ mean + (1 - w) * B @ other_mean)
         covariance = 0.5 * (merged + merged.T)
     return mean, covariance
+
+
+_SHARES = np.linspace(0.02, 0.98, 25)
+
+
+def with_shared_error(prior: FloatArray, noise: FloatArray, count: float) -> tuple[FloatArray, FloatArray]:
+    """What to add to the prior's covariance (d, d), and the measurement's (d, d), when earlier measurements, which made
+    the prior, share the error of this one.
+
+    Two bounds hold whatever the correlation is, and the tighter one, by determinant, is taken: ``count`` times the
+    noise, if the error is that of ``count`` measurements; or split covariance intersection (Julier and Uhlmann, 2001),
+    in which the part of the prior that may be inherited from the measurements, no larger than their noise, is divided
+    by w and the noise by 1 - w. So a prior that is wide for other reasons does not keep a precise measurement from
+    being believed.
+    """
+    nothing = np.zeros_like(prior)
+    if count <= 1.0:
+        return nothing, noise
+    ratios, axes = linalg.eigh(prior, noise)  # variances of the prior in axes where the noise is the identity
+    inherited, own = np.minimum(ratios, 1.0), np.maximum(ratios - 1.0, 0.0)
+    shares = _SHARES[:, None]
+    intersected = np.log(1.0 / (own + inherited / shares) + 1.0 - shares).sum(1)
+    best = int(np.argmax(intersected))
+    if np.log(1.0 / ratios + 1.0 / count).sum() >= intersected[best]:
+        return nothing, count * noise
+    w, back = float(_SHARES[best]), noise @ axes
+    return back @ np.diag(inherited * (1.0 / w - 1.0)) @ back.T, noise / (1.0 - w)
 
 
 def _log_volume(w: float, A: FloatArray, B: FloatArray) -> float:

@@ -13,7 +13,7 @@ from robust_loc.fusion.belief import Fix
 from robust_loc.fusion.config import FusionConfig
 from robust_loc.fusion.history import SECOND, Timeline
 from robust_loc.fusion.rigid import is_pose
-from robust_loc.types import Estimate, FloatArray
+from robust_loc.types import REPEATED_IMAGE, Estimate, FloatArray
 from robust_loc.uncertainty.calibration import CovarianceCalibration
 
 
@@ -21,7 +21,8 @@ class FixIntake:
     """Checks fixes and sets their covariances; remembers per source what that needs.
 
     Attributes:
-        frozen: sources whose newest fix was the very same as the one before.
+        frozen: sources whose newest fix was the very same as the one before, and the odometry when it saw that of an
+            image.
         ignored: reason -> number of inputs that were ignored for it.
     """
 
@@ -62,6 +63,11 @@ class FixIntake:
         same = last is not None and np.array_equal(last, fix.map_T_cam)
         (self.frozen.add if same else self.frozen.discard)(fix.source)
         return same
+
+    def watch_images(self, odometry: Estimate) -> None:
+        """Remember whether the odometry saw the very same image again."""
+        same = odometry.reason == REPEATED_IMAGE
+        (self.frozen.add if same else self.frozen.discard)("odometry")
 
     def honest(self, fix: Fix, timeline: Timeline, scale: tuple[float, float]) -> Fix:
         """The fix with the covariance that its source's fixes have shown among themselves."""

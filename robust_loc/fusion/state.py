@@ -81,7 +81,7 @@ class StateMonitor:
         self._recovering = 0
         self.hint: str | None = None
         self.comparable = True
-        self._narrow_at: int | None = None  # stamp at which the pose was last certain enough
+        self._fine_at: dict[str, int] = {}  # trouble -> stamp at which there was none
 
     def started(self, members: list[tuple[int, str]]) -> None:
         """The filter (re)started from fixes that agree."""
@@ -167,11 +167,10 @@ class StateMonitor:
 
         slack = c.hysteresis if self.state is State.LOCALIZED else 1.0
         too_wide = sigmas[0] > slack * c.localized_position_sigma or sigmas[1] > slack * c.localized_rotation_sigma
-        # A pose that is uncertain for a moment only, until the next fix comes, is no reason to change the state.
-        if not too_wide or self._narrow_at is None or now < self._narrow_at:
-            self._narrow_at = now
-        too_wide = too_wide and (self.state is not State.LOCALIZED or now - self._narrow_at > c.patience * SECOND)
-        if too_wide:
+        # What lasts for a moment only, until the next fix or image comes, is no reason to change the state.
+        too_wide = self._lasts("too wide", too_wide, now)
+        frozen = self._lasts("frozen", frozen, now)
+        if self.state is State.LOCALIZED and too_wide:
             self._recovering = c.recovery_fixes
         degraded = self._why_degraded(now, age, frozen)
         if degraded is None and too_wide:
@@ -189,6 +188,14 @@ class StateMonitor:
             if ignored:
                 self.reason = f"{', '.join(ignored)} contradicts the other sources and is ignored"
         return self.state
+
+    def _lasts(self, name: str, trouble: bool, now: int) -> bool:
+        """Whether there is trouble; while LOCALIZED, only when it has lasted for longer than ``patience``."""
+        since = self._fine_at.setdefault(name, now)
+        if not trouble or now < since:
+            self._fine_at[name] = now
+            return False
+        return self.state is not State.LOCALIZED or now - since > self._config.patience * SECOND
 
     def _why_lost(self, position: float, rotation: float, age: float) -> str | None:
         c = self._config

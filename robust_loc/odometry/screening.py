@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robust_loc.odometry.config import OdometryConfig
-from robust_loc.types import Frame
+from robust_loc.types import REPEATED_IMAGE, Frame
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Screen:
         if featureless:
             return Verdict(featureless=True, reason="the image shows no contrast")
         if last is not None and np.array_equal(frame.image, last.image):
-            return Verdict(frozen=True, reason="the image is identical to the previous one")
+            return Verdict(frozen=True, reason=REPEATED_IMAGE)
         return Verdict()
 
     @staticmethod

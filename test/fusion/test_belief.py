@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from robust_loc.fusion.belief import Belief, Fix, MotionModel, Step
-from robust_loc.fusion.gating import Gate, intersect
+from robust_loc.fusion.gating import Gate, intersect, with_shared_error
 from robust_loc.fusion.rigid import fraction_of, inverse, is_pose, rotation_exp, rotation_log
 from robust_loc.uncertainty import perturb, pose_error
 
@@ -116,3 +116,30 @@ def test_unobserved_motion_grows_with_the_square_of_the_gap():
     assert np.sqrt(belief.covariance[3, 3]) <= np.pi / 2 + 1e-6
     seen = belief.predicted(Step(0.5, np.eye(4), np.zeros((6, 6))), QUIET)
     assert seen.gap_translation == 0.0
+
+
+def test_a_shared_error_never_makes_the_pose_much_more_certain_than_the_fix_nor_keeps_a_fix_from_counting():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(6, 6))
+    noise = root @ root.T
+    for prior_size, smallest, largest in ((100.0, 0.9, 1.4), (1.0, 0.85, 1.01), (0.2, 0.18, 0.201)):
+        extra, scaled = with_shared_error(prior_size * noise, noise, 9.0)
+        prior = prior_size * noise + extra
+        after = prior - prior @ np.linalg.solve(prior + scaled, prior)
+        ratio = np.exp((np.linalg.slogdet(after)[1] - np.linalg.slogdet(noise)[1]) / 6)
+        assert smallest < ratio < largest, (prior_size, ratio)
+    extra, scaled = with_shared_error(noise, noise, 1.0)
+    assert not extra.any() and scaled is noise
+
+
+def test_two_poses_with_one_common_error_are_not_taken_for_two():
+    """The bound holds at full correlation: the prior's error is the fix's own."""
+    noise = np.diag([1.0, 2.0, 3.0, 0.1, 0.2, 0.3])
+    prior = noise + np.diag([4.0, 0.5, 0.0, 0.3, 0.0, 0.1])  # the common error and another
+    extra, scaled = with_shared_error(prior, noise, 9.0)
+    total = prior + extra
+    gain = np.linalg.solve(total + scaled, total).T
+    claimed = (np.eye(6) - gain) @ total
+    own = prior - noise
+    joint = (np.eye(6) - gain) @ own @ (np.eye(6) - gain).T + noise  # the common error stays whole
+    assert np.linalg.eigvalsh(claimed - joint).min() > -1e-9

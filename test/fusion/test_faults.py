@@ -1,11 +1,15 @@
 """What a robot meets, told as statements: each run asserts the timeline of the states against the known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from robust_loc.fusion import FusionConfig, LocalizationFilter, State
 from robust_loc.fusion.rigid import rotation_exp
 from robust_loc.fusion.simulation import Fixes, Scenario, localized_while_wrong, run, simulate
+from robust_loc.types import REPEATED_IMAGE
+from robust_loc.uncertainty import perturb
 
 WHITE = FusionConfig(
     fix_correlation_time=0.0, initial_odometry_inflation=1.0
@@ -81,6 +85,42 @@ def test_frozen_camera_is_noticed_by_its_repeated_fix(seed):
     assert State.LOCALIZED not in states(moments, 6.6, 10.0)
     assert first(moments, State.LOST, 6.0) <= 9.0
     assert first(moments, State.LOCALIZED, 10.0) <= 12.0
+
+
+def test_frozen_camera_whose_fixes_vary_is_noticed_by_the_odometry():
+    """The relocalizer's answer to one image depends on its prior a little: only the odometry compares the images."""
+    scenario = Scenario(fixes=[RELOCALIZER], duration=10, frozen=[(5.0, 8.0)])
+    rng = np.random.default_rng(0)
+    events = []
+    for event in simulate(scenario, 0):
+        estimate = event.estimate
+        if 5.0 <= event.arrival < 8.0 and event.source == "odometry":
+            estimate = replace(estimate, reason=REPEATED_IMAGE)
+        elif estimate.has_pose and event.source != "odometry":
+            estimate = replace(estimate, world_T_cam=perturb(estimate.world_T_cam, 1e-3 * rng.normal(size=6)))
+        events.append(replace(event, estimate=estimate))
+    moments = run(LocalizationFilter(WHITE), events)
+    assert localized_while_wrong(moments) <= 1.0
+    assert states(moments, 6.0, 7.9) <= {State.DEGRADED, State.LOST}
+    assert first(moments, State.LOCALIZED, 8.0) <= 10.0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kidnapped": {6.0: moved(3.0, -2.0, 0.5, 2.0)}},
+        {"dark": [(4.0, 7.0)]},
+        {"frozen": [(4.0, 7.0)]},
+        {"clock": {5.0: 30.0}},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_default_configuration_is_as_careful_with_quick_fixes(seed, fault):
+    quick = Fixes("relocalizer", period=0.05, outliers=0.05)
+    moments, _ = timeline(Scenario(fixes=[quick], duration=12, period=0.05, **fault), seed, FusionConfig())
+    assert moments[-1].localization.state is State.LOCALIZED
+    assert np.linalg.norm(moments[-1].error[:3]) < 0.1
 
 
 @pytest.mark.parametrize("seed", SEEDS)
