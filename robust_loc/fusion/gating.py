@@ -71,6 +71,7 @@ def with_shared_error(prior: FloatArray, noise: FloatArray, count: float) -> tup
     if count <= 1.0:
         return nothing, noise
     ratios, axes = linalg.eigh(prior, noise)  # variances of the prior in axes where the noise is the identity
+    ratios = np.maximum(ratios, 1e-12)
     inherited, own = np.minimum(ratios, 1.0), np.maximum(ratios - 1.0, 0.0)
     shares = _SHARES[:, None]
     intersected = np.log(1.0 / (own + inherited / shares) + 1.0 - shares).sum(1)

@@ -14,7 +14,7 @@ pytest.importorskip("robust_loc.msg")
 from robust_loc.cli import cli, graph
 from robust_loc.data.results import read_source
 
-MAPPED, LAST = 28, 40
+MAPPED, LAST = 26, 36
 
 
 def command(*arguments):
@@ -25,6 +25,7 @@ def command(*arguments):
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three commands that load torch and compile, on a machine that may be busy
 def test_odometry_relocalizer_and_fusion_answer_alike_live_and_offline(tmp_path):
     folder = os.environ.get("ROBUST_LOC_DATA")
     if not folder:
@@ -58,6 +59,6 @@ def test_odometry_relocalizer_and_fusion_answer_alike_live_and_offline(tmp_path)
         np.testing.assert_allclose(live.trajectory.covariances, offline.trajectory.covariances, rtol=1e-4, atol=1e-9)
         posed[name] = len(live.trajectory)
     live, offline = (read_source(tmp_path / kind, "fusion").states for kind in ("live", "offline"))
-    assert live == offline and posed["relocalizer"] >= 6 and posed["odometry"] == LAST - MAPPED
+    assert live == offline and posed["relocalizer"] >= 4 and posed["odometry"] == LAST - MAPPED
     run = json.loads((tmp_path / "live" / "run.json").read_text())["configuration"]
     assert run["/odometry"]["preset"] == "cpu"
