@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import robust_loc
 from robust_loc.errors import ConfigurationError, WeightsError
 from robust_loc.pose_regression.config import PoseNetworkConfig
 from robust_loc.pose_regression.network import PoseNetwork
@@ -90,6 +91,15 @@ def load_transformer(network: PoseNetwork, path: str | Path) -> None:
         network.transformer.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path}: does not fit this network: {error}") from error
+
+
+def default_transformer() -> Path:
+    """The pre-trained transformer that ships with the package, for the compact network; WeightsError if it is gone."""
+    for folder in robust_loc.__path__:  # a source checkout and an installed package can both be there
+        path = Path(folder) / "weights" / "pose_transformer.safetensors"
+        if path.is_file():
+            return path
+    raise WeightsError("the package holds no pre-trained pose transformer (weights/pose_transformer.safetensors)")
 
 
 def load_details(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from robust_loc.cli import cli
 from robust_loc.errors import WeightsError
 from robust_loc.pose_regression import PoseNetwork, PoseNetworkConfig, PoseTransformer
-from robust_loc.pose_regression.weights import load_transformer, save_transformer
+from robust_loc.pose_regression.weights import default_transformer, load_transformer, save_transformer
 from robust_loc.training.pose_transformer import PretrainingConfig, TransformerTrainer, pretrain
 from robust_loc.training.scene_maps import SceneMapConfig, draw_scene_maps, random_rotations
 
@@ -99,6 +99,18 @@ def test_transformer_weights_fit_networks_of_their_shape_only(tmp_path):
     torch.testing.assert_close(network.transformer.head.fc_t.weight, transformer.head.fc_t.weight)
     with pytest.raises(WeightsError, match="does not fit"):
         load_transformer(PoseNetwork(PoseNetworkConfig(encoder="compact")), tmp_path / "t.safetensors")
+
+
+def test_the_packages_transformer_fits_the_compact_network_and_knows_rooms_it_has_not_seen():
+    network = PoseNetwork()
+    maps = SceneMapConfig(height=8, width=10, stride=32)
+    random, trained = ({}, {})
+    for result in (random, trained):
+        if result is trained:
+            load_transformer(network, default_transformer())
+        result.update(TransformerTrainer(network.transformer, PretrainingConfig(batch=64), maps).validate(1))
+    assert trained["rotation_deg"] < 0.4 * random["rotation_deg"]
+    assert trained["translation"] < 0.7 * random["translation"]
 
 
 def test_command_trains_stops_and_resumes(tmp_path):

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--transformer", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Weights of 'robust-loc train pose_transformer' to start from.",
+    help="Weights of 'robust-loc train pose_transformer' to start from; default: the package's (compact preset).",
 )  # fmt: skip
+@click.option("--pretrained/--random", default=True, help="Start from a pre-trained transformer or a random one.")
 @click.option("--scale-steps", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Lengthen all stages.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished stage of an interrupted run.")
 @click.option(
@@ -62,6 +63,7 @@ def command(
     encoder: Path | None,
     features: Path | None,
     transformer: Path | None,
+    pretrained: bool,
     scale_steps: float,
     resume: bool,
     keep_frames: int,
@@ -78,7 +80,7 @@ def command(
     from tqdm import tqdm
 
     from robust_loc.pose_regression import PoseNetwork, PoseNetworkConfig, load_network, load_published, save_network
-    from robust_loc.pose_regression.weights import load_details, load_transformer
+    from robust_loc.pose_regression.weights import default_transformer, load_details, load_transformer
     from robust_loc.training.finetune.replay import memory_file, memory_of
     from robust_loc.training.regressor import STAGES, RegressorTrainer, RegressorTrainingConfig
     from robust_loc.training.regressor_data import held_out_blocks
@@ -112,7 +114,9 @@ def command(
         if encoder is not None:
             load_published(network, encoder=encoder)
             stages = STAGES[1:]
-    if transformer is not None and not resume:
+    if transformer is None and preset == "compact" and initial is None:
+        transformer = default_transformer()
+    if transformer is not None and pretrained and not resume:
         load_transformer(network, transformer)
     images = _labelled(bags, labels, network.config.image_height, from_frame, until_frame)
     fitted, held_out = (images.subset(rows) for rows in held_out_blocks(len(images)))
