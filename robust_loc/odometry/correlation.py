@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -58,6 +59,38 @@ def correlate(
         keep = torch.rand(len(jj), generator=generator).to(jj.device) < backward_fraction
     volume = _Correlation.apply(gmap, coords.detach(), jj, kk, keep, *pyramid)
     return volume.flatten(1)
+
+
+def bordered(capacity: int, pyramid: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Room for ``capacity`` frames' maps like those of ``pyramid``, as :func:`correlate_bordered` reads them."""
+    from robust_loc.odometry.window_kernel import BORDER
+
+    return tuple(
+        torch.zeros(capacity, level.shape[1] + 2 * BORDER, level.shape[3], level.shape[2] + 2 * BORDER)
+        for level in pyramid
+    )
+
+
+def put_bordered(rooms: Sequence[Tensor], frame: int, pyramid: Sequence[Tensor]) -> None:
+    """Store one frame's pyramid [1, h, w, C] in rooms of :func:`bordered`."""
+    from robust_loc.odometry.window_kernel import BORDER
+
+    for room, level in zip(rooms, pyramid):
+        room[frame, BORDER:-BORDER, :, BORDER:-BORDER] = level[0].transpose(1, 2)
+
+
+def correlate_bordered(gmap: Tensor, rooms: Sequence[Tensor], coords: Tensor, jj: Tensor, kk: Tensor) -> Tensor:
+    """:func:`correlate` on a CPU, in float32 and without gradients: twice as fast. ``rooms`` come from
+    :func:`bordered`."""
+    from robust_loc.odometry import correlation_kernels, window_kernel
+
+    g, *maps, uv, j, k = _arrays(gmap, rooms, coords, jj, kk)
+    order = np.argsort(j, kind="stable")
+    out = torch.empty(_shape(len(jj)))
+    for level, (fmap, scale) in enumerate(zip(maps, LEVEL_SCALES)):
+        arguments = (order, g, fmap, uv, k, j, scale, level, out.numpy())
+        correlation_kernels.in_threads(window_kernel.forward, len(j), *arguments, pieces_per_thread=4)
+    return out.flatten(1)
 
 
 def correlate_reference(gmap: Tensor, pyramid: Sequence[Tensor], coords: Tensor, jj: Tensor, kk: Tensor) -> Tensor:

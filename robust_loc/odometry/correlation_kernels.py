@@ -8,13 +8,13 @@ written by one thread only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
-import torch
+
+from robust_loc.odometry.lanes import in_lanes, pieces
 
 # Sums may be reordered (vector instructions); NaN and infinities keep their meaning.
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -129,22 +129,10 @@ def backward_fmap(start, stop, order, first, gmap, coords, kk, scale, radius, le
                                     out[j, row, column, c] += g * gmap[k, a, b, c]
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="correlation")
-
-
 def in_threads(kernel: Callable[..., None], count: int, *arguments: Any, pieces_per_thread: int = 1) -> None:
     """Run ``kernel(start, stop, *arguments)`` over ``range(count)``, split over torch's number of threads."""
-    threads = torch.get_num_threads()
-    pieces = min(threads * pieces_per_thread, count)
-    if threads == 1 or pieces <= 1:
-        kernel(0, count, *arguments)
-        return
-    bounds = np.linspace(0, count, pieces + 1).astype(np.int64)
-    tasks = [_pool(threads).submit(kernel, int(a), int(b), *arguments) for a, b in zip(bounds, bounds[1:])]
-    for task in tasks:
-        task.result()
+    parts = pieces(count, pieces_per_thread)
+    in_lanes([partial(kernel, start, stop, *arguments) for start, stop in parts])
 
 
 def grouped(index: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,8 @@ class PatchGraph:
     Attributes:
         frames: keyframes, oldest first.
         poses [n, 7]: ``cam_T_graph``; intrinsics [n, 4]; patches [n M, 3, 3, 3].
-        ii, jj, kk [E]; hidden [E, D]; target, weight [E, 2]: the edges.
+        ii, jj, kk [E]; hidden [E, D]; target, weight [E, 2]: the edges, in the order of (ii, jj, kk). A pair of frames
+            has an edge for every patch of its source.
     """
 
     def __init__(self, hidden_size: int, device: torch.device) -> None:
@@ -96,9 +97,10 @@ class PatchGraph:
         self.hidden = torch.cat([self.hidden, self.hidden.new_zeros(len(kk), self.hidden.shape[1])])
         none = self.target.new_zeros(len(kk), 2)
         self.target, self.weight = torch.cat([self.target, none]), torch.cat([self.weight, none])
+        self.keep_edges(torch.argsort((self.ii * n + self.jj) * n * self.M + self.kk))
 
     def keep_edges(self, keep: Tensor) -> None:
-        """Drop the edges where ``keep`` [E] is False."""
+        """Drop the edges where ``keep`` [E] is False; or an order of those to keep."""
         self.ii, self.jj, self.kk = (index[keep] for index in self.edges)
         self.hidden, self.target, self.weight = self.hidden[keep], self.target[keep], self.weight[keep]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from robust_loc.config import Config, parameter
 from robust_loc.errors import ConfigurationError, WeightsError
 from robust_loc.odometry.correlation import DIMENSION, correlate, feature_pyramid
 from robust_loc.odometry.encoder import Encoder
+from robust_loc.odometry.lanes import in_lanes
 from robust_loc.odometry.patches import random_centres, windows
 from robust_loc.odometry.update import EdgeGroups, Revision, UpdateOperator
 from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
@@ -63,10 +65,12 @@ class Patchifier(nn.Module):
     def forward(self, images: Tensor, centres: Tensor) -> FrameFeatures:
         """images: [n, 3, H, W] RGB 0..255, H and W multiples of 16; centres: [n, M, 2]."""
         normalized = normalize(images, self.fnet.conv1.weight.dtype)
-        features = self.fnet(normalized)
+        # The last convolution of the context is pointwise, so it is needed at the patches alone.
+        encoders = (partial(self.fnet, normalized), partial(self.inet.trunk, normalized))
+        on_cpu = images.device.type == "cpu" and not torch.is_grad_enabled()
+        features, trunk = in_lanes(encoders) if on_cpu else [encoder() for encoder in encoders]
         gmap = windows(features, centres, radius=1).permute(0, 1, 3, 4, 2).flatten(0, 1)
-        # The last convolution is pointwise, so it is needed at the patches alone.
-        trunk = windows(self.inet.trunk(normalized), centres, radius=0)
+        trunk = windows(trunk, centres, radius=0)
         context = self.inet.head(trunk.flatten(2).flatten(0, 1))
         return FrameFeatures(centres, gmap, context, feature_pyramid(features))
 

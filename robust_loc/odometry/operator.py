@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robust_loc.odometry.correlation import correlate
-from robust_loc.odometry.network import PatchNetwork
+from robust_loc.odometry.correlation import bordered, correlate, correlate_bordered, put_bordered
+from robust_loc.odometry.lanes import in_lanes
+from robust_loc.odometry.network import FrameFeatures, PatchNetwork
 from robust_loc.odometry.patches import gradient_centres
 from robust_loc.odometry.update import EdgeGroups, Revision
 from robust_loc.types import Camera, Frame
@@ -75,6 +78,8 @@ class NetworkOperator:
         self._half = torch.float16 if device.type == "cuda" else torch.bfloat16
         self._free = list(range(capacity))
         self._size: tuple[int, int] | None = None
+        self._maps: tuple[Tensor, ...] = ()
+        self._by_frame = False
 
     def observe(self, image: Tensor, camera: Camera, frame: Frame, generator: torch.Generator) -> Observation:
         images = image[None].to(self._device)
@@ -82,22 +87,30 @@ class NetworkOperator:
         with torch.autocast(self._device.type, self._half, enabled=self._mixed):
             found = self.network.extract(images, self._patches, centres=centres, generator=generator)
         if self._size != image.shape[1:]:
-            self._allocate(found.gmap, found.context, found.pyramid)
+            self._allocate(found)
             self._size = (image.shape[1], image.shape[2])
         handle = self._free.pop()
         rows = slice(handle * self._patches, (handle + 1) * self._patches)
         self._gmap[rows], self._context[rows] = found.gmap, found.context
-        for buffer, level in zip(self._pyramid, found.pyramid):
-            buffer[handle] = level[0]
+        if self._by_frame:
+            put_bordered(self._maps, handle, found.pyramid)
+        else:
+            for buffer, level in zip(self._maps, found.pyramid):
+                buffer[handle] = level[0]
         return Observation(handle, found.centres[0])
 
-    def _allocate(self, gmap: Tensor, context: Tensor, pyramid: tuple[Tensor, Tensor]) -> None:
+    def _allocate(self, found: FrameFeatures) -> None:
         if len(self._free) != self._capacity:
             raise RuntimeError("the image size changed while frames of another size are in use")
         rows = self._capacity * self._patches
-        self._gmap = gmap.new_zeros(rows, *gmap.shape[1:])
-        self._context = context.new_zeros(rows, *context.shape[1:])
-        self._pyramid = tuple(level.new_zeros(self._capacity, *level.shape[1:]) for level in pyramid)
+        self._by_frame = self._device.type == "cpu" and found.gmap.dtype != torch.float64
+        self._gmap = found.gmap.new_zeros(rows, *found.gmap.shape[1:])
+        self._context = found.context.new_zeros(rows, *found.context.shape[1:])
+        if self._by_frame:
+            self._gmap = self._gmap.float()
+            self._maps = bordered(self._capacity, found.pyramid)
+        else:
+            self._maps = tuple(level.new_zeros(self._capacity, *level.shape[1:]) for level in found.pyramid)
 
     def release(self, handle: int) -> None:
         self._free.append(handle)
@@ -105,6 +118,42 @@ class NetworkOperator:
     def revise(self, hidden: Tensor, handles: Tensor, coords: Tensor, ii: Tensor, jj: Tensor, kk: Tensor) -> Revision:
         rows = handles[ii] * self._patches + (kk - ii * self._patches)
         with torch.autocast(self._device.type, self._half, enabled=self._mixed):
-            volume = correlate(self._gmap, self._pyramid, coords.float(), handles[jj], rows)
-            groups = EdgeGroups.of(ii, jj, kk)
-            return self.network.update(hidden, self._context[rows], volume, groups)
+            volume = self.correlate(coords.float(), handles[jj], rows)
+            frames = complete_frames(ii, jj, kk, self._patches) if self._by_frame else None
+            if frames is None:
+                return self.network.update(hidden, self._context[rows], volume, EdgeGroups.of(ii, jj, kk))
+            return self.update_by_frame(hidden, volume, rows, frames)
+
+    def correlate(self, coords: Tensor, frames: Tensor, rows: Tensor) -> Tensor:
+        """Volumes [E, 882] of patches ``rows`` in the maps ``frames``, both places in this operator's stores."""
+        chosen = correlate_bordered if self._by_frame else correlate
+        return chosen(self._gmap, self._maps, coords, frames, rows)
+
+    def update_by_frame(self, hidden: Tensor, volume: Tensor, rows: Tensor, frames: list[slice]) -> Revision:
+        """The update operator over one source frame after another: its data stay in the cache, and lanes share it."""
+        M = self._patches
+
+        def step(edges: slice) -> Revision:
+            own = rows[edges.start : edges.start + M]
+            grid = (h[edges].unflatten(0, (-1, M)) for h in (hidden, volume))
+            revision = self.network.update.forward_of_frame(next(grid), self._context[own], next(grid))
+            return Revision(*(x.flatten(0, 1) for x in revision))
+
+        return Revision(*map(torch.cat, zip(*in_lanes([partial(step, edges) for edges in frames]))))
+
+
+def complete_frames(ii: Tensor, jj: Tensor, kk: Tensor, per_frame: int) -> list[slice] | None:
+    """The edges of each source frame, when they lie in the order of (ii, jj, kk) with all patches in every target.
+
+    None when they do not. The tensors lie on the CPU.
+    """
+    if len(ii) == 0 or len(ii) % per_frame:
+        return None
+    i, j, k = (x.numpy().reshape(-1, per_frame) for x in (ii, jj, kk))
+    pair = i.astype(np.int64) * (int(j.max()) + 1) + j
+    if not ((pair == pair[:, :1]).all() and (np.diff(pair[:, 0]) > 0).all()):
+        return None
+    if not (k == i * per_frame + np.arange(per_frame)).all():
+        return None
+    bounds = [0, *(np.flatnonzero(np.diff(i[:, 0])) + 1).tolist(), len(i)]
+    return [slice(a * per_frame, b * per_frame) for a, b in zip(bounds, bounds[1:])]

@@ -17,6 +17,7 @@ from robust_loc.odometry.covariance import increment_covariance
 from robust_loc.odometry.graph import Keyframe, PatchGraph
 from robust_loc.odometry.history import History, NoHistory, TrajectoryPoint
 from robust_loc.odometry.initialization import best_start
+from robust_loc.odometry.lanes import lanes
 from robust_loc.odometry.motion import Belief, Motion
 from robust_loc.odometry.network import PatchNetwork
 from robust_loc.odometry.operator import FlowOperator, NetworkOperator
@@ -84,7 +85,8 @@ class Odometry:
             ImageEncodingError: if the image is too small.
         """
         start = time.perf_counter()
-        estimate = self._track(frame)
+        with lanes():
+            estimate = self._track(frame)
         return replace(estimate, latency=time.perf_counter() - start)
 
     def _track(self, frame: Frame) -> Estimate:

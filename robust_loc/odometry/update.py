@@ -63,6 +63,10 @@ class SoftAggregation(nn.Module):
         denominator = logits.new_zeros(count, logits.shape[1]).index_add(0, group, unnormalized.to(logits))
         return self.h(numerator / denominator)[group]
 
+    def along(self, x: Tensor, dim: int) -> Tensor:
+        """The same where the groups are the lines of ``x`` along ``dim``: one entry of that dimension for each."""
+        return self.h((torch.softmax(self.g(x), dim) * self.f(x)).sum(dim, keepdim=True))
+
 
 class EdgeGroups(NamedTuple):
     """How the edges of a graph are related; :meth:`of` computes it once per graph.
@@ -136,5 +140,22 @@ class UpdateOperator(nn.Module):
         hidden = hidden + self.c2(_neighbour(hidden, groups.following))
         hidden = hidden + self.agg_kk(hidden, groups.patch, groups.patches)
         hidden = hidden + self.agg_ij(hidden, groups.pair, groups.pairs)
+        hidden = self.gru(hidden)
+        return Revision(hidden, self.d(hidden), self.w(hidden))
+
+    def forward_of_frame(self, hidden: Tensor, context: Tensor, correlation: Tensor) -> Revision:
+        """The same step for the edges of one source frame, all M patches into J frames in their order.
+
+        No edge of another source frame has a part in it, and every group is a line of a regular grid.
+
+        Args:
+            hidden: [J, M, D]; context: [M, D]; correlation: [J, M, F].
+        """
+        hidden = self.norm(hidden + context + self.corr(correlation))
+        nothing = hidden.new_zeros(1, *hidden.shape[1:])
+        hidden = hidden + self.c1(torch.cat([nothing, hidden[:-1]]))
+        hidden = hidden + self.c2(torch.cat([hidden[1:], nothing]))
+        hidden = hidden + self.agg_kk.along(hidden, 0)
+        hidden = hidden + self.agg_ij.along(hidden, 1)
         hidden = self.gru(hidden)
         return Revision(hidden, self.d(hidden), self.w(hidden))

@@ -50,6 +50,26 @@ def chunked(gmap, pyramid, coords, jj, kk):
     return correlation._forward_chunked(gmap, pyramid, coords, jj, kk).flatten(1)
 
 
+def bordered(gmap, pyramid, coords, jj, kk):
+    rooms = correlation.bordered(len(pyramid[0]), pyramid)
+    for frame in range(len(pyramid[0])):
+        correlation.put_bordered(rooms, frame, [level[frame : frame + 1] for level in pyramid])
+    return correlation.correlate_bordered(gmap.float(), rooms, coords, jj, kk)
+
+
+@pytest.mark.parametrize("channels", [6, 16, 40])
+def test_bordered_maps_give_the_same_volume(channels: int) -> None:
+    """In single precision; windows across every border and beyond, and any number of channels."""
+    _, _, coords, jj, kk = example()
+    g = torch.Generator().manual_seed(4)
+    gmap = torch.randn(5, 3, 3, channels, generator=g, dtype=torch.float64)
+    pyramid = feature_pyramid(torch.randn(3, channels, 12, 16, generator=g, dtype=torch.float64))
+    coords = torch.cat([coords + shift for shift in torch.linspace(-30, 30, 23)])
+    jj, kk = jj.repeat(23), kk.repeat(23)
+    expected = correlate_reference(gmap, pyramid, coords.nan_to_num(1e12), jj, kk)
+    torch.testing.assert_close(bordered(gmap, pyramid, coords, jj, kk), expected.float(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("implementation", [correlate, correlate_reference, chunked])
 def test_volume_agrees_with_the_definition(implementation) -> None:
     arguments = example()

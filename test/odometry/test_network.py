@@ -1,6 +1,7 @@
 """The network has the official names and shapes, and computes what a plain reading of the paper computes."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from safetensors.torch import save_file
 
 from robust_loc.errors import WeightsError
 from robust_loc.odometry import PatchNetwork, PatchNetworkConfig
+from robust_loc.odometry.lanes import in_lanes
+from robust_loc.odometry.operator import complete_frames
 from robust_loc.odometry.patches import gradient_centres, random_centres, windows
-from robust_loc.odometry.update import EdgeGroups, GradientClip, SoftAggregation
+from robust_loc.odometry.update import EdgeGroups, GradientClip, Revision, SoftAggregation
 from robust_loc.uncertainty import CovarianceCalibration, CovarianceFactors
 
 SMALL = PatchNetworkConfig(hidden=8, features=8, width=4)
@@ -195,6 +198,47 @@ def test_update_operator_agrees_with_a_loop_over_edges() -> None:
     torch.testing.assert_close(result.hidden, x)
     torch.testing.assert_close(result.delta, torch.relu(x) @ network.d[1].weight.T + network.d[1].bias)
     torch.testing.assert_close(result.weight, torch.sigmoid(torch.relu(x) @ network.w[1].weight.T + network.w[1].bias))
+
+
+def test_the_edges_of_one_source_frame_are_a_grid_of_their_own() -> None:
+    """Frame by frame, as the tracker runs on a CPU, the step is the step over all edges at once; in lanes as well."""
+    torch.manual_seed(5)
+    network = PatchNetwork(SMALL).double().update
+    M, targets = 3, [[0, 1, 2], [1], [0, 2, 3, 4]]
+    ii = torch.tensor([i for i, row in enumerate(targets) for _ in row for _ in range(M)])
+    jj = torch.tensor([j for row in targets for j in row for _ in range(M)])
+    kk = ii * M + torch.arange(M).repeat(8)
+    hidden = torch.randn(24, 8, dtype=torch.float64)
+    context, volume = torch.randn(9, 8, dtype=torch.float64), torch.randn(24, 882, dtype=torch.float64)
+    expected = network(hidden, context[kk], volume, EdgeGroups.of(ii, jj, kk))
+    frames = complete_frames(ii, jj, kk, M)
+    assert frames == [slice(0, 9), slice(9, 12), slice(12, 24)]
+
+    def step(edges: slice, source: int) -> Revision:
+        own = context[source * M : (source + 1) * M]
+        grid = (x[edges].unflatten(0, (-1, M)) for x in (hidden, volume))
+        return network.forward_of_frame(next(grid), own, next(grid))
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        parts = in_lanes([partial(step, edges, source) for source, edges in enumerate(frames)])
+    finally:
+        torch.set_num_threads(threads)
+    for name in Revision._fields:
+        found = torch.cat([getattr(part, name).flatten(0, 1) for part in parts])
+        torch.testing.assert_close(found, getattr(expected, name))
+
+
+def test_incomplete_or_unordered_edges_are_told_apart() -> None:
+    kk = torch.arange(6).repeat_interleave(2)
+    assert complete_frames(kk // 3, torch.tensor([0, 1]).repeat(6), kk, 3) is None  # patch by patch
+    ordered = torch.arange(6).reshape(2, 3).repeat_interleave(2, 0).flatten()
+    jj = torch.tensor([0, 1]).repeat_interleave(3).repeat(2)
+    assert complete_frames(ordered // 3, jj, ordered, 3) == [slice(0, 6), slice(6, 12)]
+    assert complete_frames(ordered[:-1] // 3, jj[:-1], ordered[:-1], 3) is None
+    assert complete_frames(ordered.flip(0) // 3, jj, ordered.flip(0), 3) is None
+    assert complete_frames(ordered[:0], jj[:0], ordered[:0], 3) is None
 
 
 def test_update_operator_gradients_agree_with_finite_differences() -> None:
