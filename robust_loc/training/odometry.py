@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -145,7 +144,7 @@ class OdometryTrainer:
 
     def _average_gradients(self) -> None:
         """Mean over the processes of a ``torchrun`` launch, as one message."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not _distributed():
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.network.parameters()]
         flat = torch.cat([g.reshape(-1) for g in gradients])
@@ -190,10 +189,29 @@ class OdometryTrainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-        self.sampler.load_state_dict(state["sampler"])
+        # The checkpoint is the first process's; every other one draws its own clips.
+        self.sampler.load_state_dict({**state["sampler"], "seed": state["sampler"]["seed"] + process_rank()})
         self.flow_balance.load_state_dict(state["flow_balance"])
         self.rotation_balance.load_state_dict(state["rotation_balance"])
         restore_random_state(state["random"])
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def process_rank() -> int:
+    """Of this process in a ``torchrun`` launch; 0 when it is alone."""
+    return torch.distributed.get_rank() if _distributed() else 0
+
+
+def _first_process_says(flag: bool, device: torch.device) -> bool:
+    """The first process's flag, in every process: none may stop alone, the others would wait for its gradients."""
+    if not _distributed():
+        return flag
+    said = torch.tensor([float(flag)], device=device)
+    torch.distributed.broadcast(said, src=0)
+    return bool(said.item())
 
 
 def learning_rate(step: int, config: OptimizerConfig) -> float:
@@ -227,13 +245,14 @@ def train(
         The last validation's numbers.
     """
     folder = Path(folder)
-    main = int(os.environ.get("RANK", "0")) == 0
+    main = process_rank() == 0
     log = _Log(folder) if main else None
     begin, last = time.monotonic(), {}
     window: list[dict[str, float]] = []
     while trainer.step < trainer.config.optimizer.steps:
         window.append(trainer.train_step())
-        over = time.monotonic() - begin > seconds or trainer.step == trainer.config.optimizer.steps
+        late = _first_process_says(time.monotonic() - begin > seconds, trainer.device)
+        over = late or trainer.step == trainer.config.optimizer.steps
         if report is not None:
             report(trainer.step, window[-1])
         if log is not None and (len(window) == 50 or over):

@@ -77,13 +77,13 @@ def command(
     chosen = _adjusted(preset(name), steps, clips, learning_rate, seed)
     if resume and initial is not None:
         raise ConfigurationError("--resume and --initial exclude each other: a checkpoint brings its own weights")
+    device = _join_processes(device)
     mixture = open_sources(data or [_rendered(output / "clips", RENDERED_CLIPS, 0, chosen)])
     held_out = open_sources(validation or [_rendered(output / "validation", VALIDATION_CLIPS, VALIDATION_SEED, chosen)])
     rank = int(os.environ.get("RANK", "0"))
     sampler = ClipSampler(
         mixture.sequences, chosen.clips, AugmentationConfig(), 1000 * seed + 17 + rank, mixture.weights, processes
     )
-    device = _join_processes(device)
     network = PatchNetwork.from_checkpoint(initial) if initial is not None else None
     trainer = OdometryTrainer(chosen.training, sampler, device, network)
     if resume:
@@ -144,15 +144,22 @@ def _join_processes(device: str) -> str:
 
 def _rendered(folder: Path, count: int, first_seed: int, preset: Preset) -> str:
     """Render what is missing of ``count`` clips, a quarter larger than the training window."""
+    import torch
     from tqdm import tqdm
 
     from robust_loc.data.synthetic.cache import write_clip
     from robust_loc.data.synthetic.mixture import training_config
     from robust_loc.data.synthetic.sequence import render_sequence
 
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    first = not together or torch.distributed.get_rank() == 0
+    if not first:  # the first process renders
+        torch.distributed.barrier()
     width, height = round(preset.clips.width * 1.25), round(preset.clips.height * 1.25)
     missing = [s for s in range(first_seed, first_seed + count) if not (folder / f"clip_{s:06d}.npz").is_file()]
     for seed in tqdm(missing, desc=f"rendering {folder}", unit="clip", disable=not missing):
         config = training_config(seed, max(32, 2 * preset.clips.frames), width, height)
         write_clip(folder / f"clip_{seed:06d}.npz", render_sequence(config, seed), source=f"{config.kind} seed {seed}")
+    if together and first:
+        torch.distributed.barrier()
     return f"rendered:{folder}"
