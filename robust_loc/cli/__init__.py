@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("robust_loc.cli.evaluate", "an estimate against the truth: errors, uncertainty, report"),
     "train": ("robust_loc.cli.train", "train a network; every run can be resumed"),
     "finetune": ("robust_loc.cli.finetune", "adapt the regressor to recordings, if that makes it better"),
+    "export": ("robust_loc.cli.export", "encoders as ONNX or torch.export files for other runtimes"),
     "calibrate-covariance": ("robust_loc.cli.calibrate_covariance", "covariance factors from held-out truth"),
 }
 

@@ -24,18 +24,21 @@ def load_features(name: str = "handmade", device: str = "cpu") -> DenseFeatures:
     """The descriptors called ``name``.
 
     Args:
-        name: ``handmade``; a safetensors file of the compact network; or the official pair ``COARSE.ckpt,FINE.ckpt``.
+        name: ``handmade``; a safetensors file of the compact network, or one that ``robust-loc export features`` made
+            of it (.onnx, .pt2); or the official pair ``COARSE.ckpt,FINE.ckpt``.
 
     Raises:
         WeightsError: when ``name`` is none of these or the file does not fit.
     """
     if name == "handmade":
         return HandmadeFeatures()
-    from robust_loc.features.network import CompactFeatures, InceptionFeatures
+    from robust_loc.features.network import CompactFeatures, ExportedFeatures, InceptionFeatures
 
     if "," in name:
         coarse, fine = name.split(",", 1)
         return InceptionFeatures.from_checkpoints(coarse, fine, device)
     if not Path(name).is_file():
         raise WeightsError(f"features {name!r}: expected 'handmade', a weights file or 'COARSE.ckpt,FINE.ckpt'")
+    if Path(name).suffix in (".onnx", ".pt2"):
+        return ExportedFeatures(name, device)
     return CompactFeatures.from_file(name, device)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from robust_loc.errors import WeightsError
 from robust_loc.features.compact import CompactNetwork
 from robust_loc.features.dense import DenseFeatures, FeatureMaps
+from robust_loc.features.exported import Description, ExportedNetwork, export
 from robust_loc.features.inception import InceptionCoarse, InceptionFine
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -69,6 +70,30 @@ class CompactFeatures(DenseFeatures):
                 return _grid(self.network.fine(two, four))
 
         return FeatureMaps(_grid(coarse), fine)
+
+
+class ExportedFeatures(DenseFeatures):
+    """The compact network as an exported file; both heads run on every image."""
+
+    KIND = "compact descriptors"
+
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1) -> None:
+        self._network = ExportedNetwork(path, self.KIND, device, threads)
+        facts = self._network.description.facts
+        self.device = torch.device(device)
+        self.coarse_channels, self.fine_channels = facts["coarse_channels"], facts["fine_channels"]
+        self.identity = facts["identity"]  # a map does not care what runs the network
+
+    @classmethod
+    def export(cls, features: CompactFeatures, height: int, width: int, path: str | Path) -> None:
+        """Write the network of ``features`` for images of this size."""
+        facts = {"identity": features.identity, "coarse_channels": features.coarse_channels}
+        facts["fine_channels"] = features.fine_channels
+        export(features.network, Description(cls.KIND, (1, 3, height, width), facts), path)
+
+    def extract(self, image: NDArray[np.uint8]) -> FeatureMaps:
+        coarse, fine = self._network(_batch(image, self.device))
+        return FeatureMaps(_grid(coarse), lambda: _grid(fine))
 
 
 class InceptionFeatures(DenseFeatures):

@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patch_lifetime": 11,
     },
     "cpu": {
-        "image_width": 480,
+        "image_pixels": 172800,  # 480x360
         "patches_per_frame": 32,
         "removal_window": 10,
         "optimization_window": 7,
@@ -34,8 +34,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class OdometryConfig(Config):
     """The tracker's parameters. Pixels are quarter-resolution pixels of the working image unless said otherwise."""
 
-    image_width: int = parameter(
-        640, "working width in pixels; wider images are scaled down, 0 never scales", minimum=0, maximum=8192
+    image_pixels: int = parameter(
+        307200, "pixels of the working image; larger images are scaled down, 0 never scales", minimum=0, maximum=2**26
     )
     patches_per_frame: int = parameter(96, "patches tracked per frame", minimum=8, maximum=1024)
     patch_lifetime: int = parameter(13, "frames into which a patch is tracked", minimum=2, maximum=64)
@@ -54,7 +54,7 @@ class OdometryConfig(Config):
         2.0, "standard deviation in grey levels below which an image is not used", minimum=0.0, maximum=128.0
     )
     minimum_support: float = parameter(
-        4.0, "sum of edge weights into the newest frame below which it is unreliable", minimum=0.0
+        0.03, "mean weight of the edges into the newest frame below which it is unreliable", minimum=0.0, maximum=1.0
     )
     minimum_parallax: float = parameter(0.25, "flow by translation below which motion is degenerate", minimum=0.0)
     lost_after: int = parameter(10, "unreliable frames in a row after which tracking starts again", minimum=1)
@@ -65,6 +65,7 @@ class OdometryConfig(Config):
     keep_trajectory: bool = parameter(True, "keep every frame's pose for the refined trajectory at the end")
     device: str = parameter("auto", "torch device: auto, cpu, cuda or cuda:N")
     mixed_precision: bool = parameter(False, "half precision for the network (poses stay in double precision)")
+    encoders: str = parameter("", "file of 'robust-loc export odometry' that runs the encoders; empty: torch")
     seed: int = parameter(0, "seed of the patch positions and first depths", minimum=0)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -55,10 +55,16 @@ class FrameFeatures(NamedTuple):
 
 
 class Patchifier(nn.Module):
-    """The two encoders: ``fnet`` for matching (instance-normalised), ``inet`` for context."""
+    """The two encoders: ``fnet`` for matching (instance-normalised), ``inet`` for context.
+
+    Attributes:
+        exported: stands in for the encoders' convolutions, where set: normalised images -> the outputs of
+            :meth:`convolutions`.
+    """
 
     def __init__(self, config: PatchNetworkConfig) -> None:
         super().__init__()
+        self.exported: Callable[[Tensor], tuple[Tensor, ...]] | None = None
         self.fnet = Encoder(config.features, width=config.width, normalized=True)
         self.inet = Encoder(config.hidden, width=config.width, normalized=False)
 
@@ -66,13 +72,17 @@ class Patchifier(nn.Module):
         """images: [n, 3, H, W] RGB 0..255, H and W multiples of 16; centres: [n, M, 2]."""
         normalized = normalize(images, self.fnet.conv1.weight.dtype)
         # The last convolution of the context is pointwise, so it is needed at the patches alone.
-        encoders = (partial(self.fnet, normalized), partial(self.inet.trunk, normalized))
-        on_cpu = images.device.type == "cpu" and not torch.is_grad_enabled()
-        features, trunk = in_lanes(encoders) if on_cpu else [encoder() for encoder in encoders]
+        features, trunk = (self.exported or self.convolutions)(normalized)
         gmap = windows(features, centres, radius=1).permute(0, 1, 3, 4, 2).flatten(0, 1)
         trunk = windows(trunk, centres, radius=0)
         context = self.inet.head(trunk.flatten(2).flatten(0, 1))
         return FrameFeatures(centres, gmap, context, feature_pyramid(features))
+
+    def convolutions(self, normalized: Tensor) -> tuple[Tensor, ...]:
+        """Matching features [n, C, H/4, W/4], and the context encoder's trunk [n, 2 width, H/4, W/4]."""
+        encoders = (partial(self.fnet, normalized), partial(self.inet.trunk, normalized))
+        on_cpu = normalized.device.type == "cpu" and not torch.is_grad_enabled()
+        return tuple(in_lanes(encoders) if on_cpu else [encoder() for encoder in encoders])
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

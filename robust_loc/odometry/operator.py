@@ -79,7 +79,7 @@ class NetworkOperator:
         self._free = list(range(capacity))
         self._size: tuple[int, int] | None = None
         self._maps: tuple[Tensor, ...] = ()
-        self._by_frame = False
+        self._by_frame = device.type == "cpu"  # compiled kernels and lanes, in single precision
 
     def observe(self, image: Tensor, camera: Camera, frame: Frame, generator: torch.Generator) -> Observation:
         images = image[None].to(self._device)
@@ -103,7 +103,7 @@ class NetworkOperator:
         if len(self._free) != self._capacity:
             raise RuntimeError("the image size changed while frames of another size are in use")
         rows = self._capacity * self._patches
-        self._by_frame = self._device.type == "cpu" and found.gmap.dtype != torch.float64
+        self._by_frame = self._by_frame and found.gmap.dtype != torch.float64
         self._gmap = found.gmap.new_zeros(rows, *found.gmap.shape[1:])
         self._context = found.context.new_zeros(rows, *found.context.shape[1:])
         if self._by_frame:
@@ -119,27 +119,28 @@ class NetworkOperator:
         rows = handles[ii] * self._patches + (kk - ii * self._patches)
         with torch.autocast(self._device.type, self._half, enabled=self._mixed):
             volume = self.correlate(coords.float(), handles[jj], rows)
-            frames = complete_frames(ii, jj, kk, self._patches) if self._by_frame else None
-            if frames is None:
-                return self.network.update(hidden, self._context[rows], volume, EdgeGroups.of(ii, jj, kk))
-            return self.update_by_frame(hidden, volume, rows, frames)
+            return self.step(hidden, volume, rows, ii, jj, kk)
 
     def correlate(self, coords: Tensor, frames: Tensor, rows: Tensor) -> Tensor:
         """Volumes [E, 882] of patches ``rows`` in the maps ``frames``, both places in this operator's stores."""
         chosen = correlate_bordered if self._by_frame else correlate
         return chosen(self._gmap, self._maps, coords, frames, rows)
 
-    def update_by_frame(self, hidden: Tensor, volume: Tensor, rows: Tensor, frames: list[slice]) -> Revision:
-        """The update operator over one source frame after another: its data stay in the cache, and lanes share it."""
+    def step(self, hidden: Tensor, volume: Tensor, rows: Tensor, ii: Tensor, jj: Tensor, kk: Tensor) -> Revision:
+        """The update operator. On a CPU it takes one source frame after another: their data stay in the cache, and
+        lanes share them."""
         M = self._patches
+        frames = complete_frames(ii, jj, kk, M) if self._by_frame else None
+        if frames is None:
+            return self.network.update(hidden, self._context[rows], volume, EdgeGroups.of(ii, jj, kk))
 
-        def step(edges: slice) -> Revision:
+        def of_frame(edges: slice) -> Revision:
             own = rows[edges.start : edges.start + M]
             grid = (h[edges].unflatten(0, (-1, M)) for h in (hidden, volume))
             revision = self.network.update.forward_of_frame(next(grid), self._context[own], next(grid))
             return Revision(*(x.flatten(0, 1) for x in revision))
 
-        return Revision(*map(torch.cat, zip(*in_lanes([partial(step, edges) for edges in frames]))))
+        return Revision(*map(torch.cat, zip(*in_lanes([partial(of_frame, edges) for edges in frames]))))
 
 
 def complete_frames(ii: Tensor, jj: Tensor, kk: Tensor, per_frame: int) -> list[slice] | None:

@@ -47,6 +47,7 @@ class PoseRegressorConfig(Config):
 
     weights: Path = parameter(Path(""), "scene weights written by 'robust-loc train regressor'")
     device: str = parameter("cpu", "torch device")
+    encoder: str = parameter("", "file of 'robust-loc export regressor' that runs the encoder; empty: torch")
     gate: bool = parameter(True, "refuse images that do not look like the training scene")
     minimum_score: float = parameter(
         -1.0,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from robust_loc.errors import WeightsError
 from robust_loc.features import FINE_STRIDE, HandmadeConfig, HandmadeFeatures
 from robust_loc.features.compact import CompactNetwork
-from robust_loc.features.network import CompactFeatures, normalised
+from robust_loc.features.exported import Description, ExportedNetwork, export
+from robust_loc.features.network import CompactFeatures, fingerprint, normalised
 
 GREY_MEAN, GREY_STD = 0.4, 0.25
 
@@ -113,6 +114,29 @@ class HandmadeEncoder(nn.Module):
             cells.append(torch.cat([maps.coarse, fine], -1))
         # descriptors are about ten long; unit variance suits the head's initialisation
         return torch.stack(cells).permute(0, 3, 1, 2).to(images.device)
+
+
+class ExportedEncoder(nn.Module):
+    """An encoder as an exported file, in place of the one whose weights it was made from."""
+
+    KIND = "regressor encoder"
+
+    def __init__(self, path: str | Path, replaced: nn.Module, device: str = "cpu", threads: int = 1) -> None:
+        super().__init__()
+        self._run = ExportedNetwork(path, self.KIND, device, threads)
+        if self._run.description.facts != {"weights": fingerprint(replaced)}:
+            raise WeightsError(f"{path}: exported from another encoder than the scene's: export it again")
+        self.stride, self.cell_offset, self.channels = replaced.stride, replaced.cell_offset, replaced.channels
+
+    @classmethod
+    def export(cls, encoder: nn.Module, height: int, width: int, path: str | Path) -> None:
+        """Write ``encoder`` for images of this size."""
+        if isinstance(encoder, HandmadeEncoder):
+            raise WeightsError(f"{path}: the hand-made encoder has no network to export")
+        export(encoder, Description(cls.KIND, (1, 3, height, width), {"weights": fingerprint(encoder)}), path)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run(images)[0]
 
 
 def make_encoder(name: str) -> PublishedEncoder | CompactEncoder | HandmadeEncoder:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_loc.pose_regression.config import PoseRegressorConfig
+from robust_loc.pose_regression.encoders import ExportedEncoder
 from robust_loc.pose_regression.network import PoseNetwork
 from robust_loc.pose_regression.scene_gate import describe
 from robust_loc.pose_regression.weights import load_network
@@ -59,6 +60,9 @@ class PoseRegressor:
             network = load_network(self.config.weights, self.config.device)
             calibration = calibration or CovarianceCalibration.load_beside(self.config.weights).of("regressor")
         self.network = network.to(self.config.device).eval()
+        if self.config.encoder:
+            exported = ExportedEncoder(self.config.encoder, network.encoder, self.config.device)
+            self.network.add_module("encoder", exported)
         self.calibration = calibration or CovarianceFactors()
 
     def reset(self) -> None:

@@ -16,7 +16,7 @@ from robust_loc.uncertainty.conversions import pose_error
 
 CONFIG = OdometryConfig.preset(
     "cpu",
-    image_width=0,
+    image_pixels=0,
     device="cpu",
     patches_per_frame=20,
     patch_lifetime=6,
@@ -121,10 +121,10 @@ def test_an_off_centre_principal_point_loses_no_patches() -> None:
     assert error_share(odometry, moving) < 0.005
 
 
-def test_wide_images_are_scaled_down() -> None:
+def test_large_images_are_scaled_down() -> None:
     camera = Camera(322, 250, 300.0, 298.0, 160.0, 125.0)
     moving = sequence(30, camera=camera)
-    odometry = oracle(image_width=160)
+    odometry = oracle(image_pixels=160 * 124)
     for frame in moving:
         odometry.update(frame)
     assert error_share(odometry, moving) < 0.01  # depth is sampled between pixels

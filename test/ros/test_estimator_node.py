@@ -233,7 +233,7 @@ def test_the_odometry_node_runs_with_the_weights_of_the_package(graph):
     node = graph.add(OdometryNode(parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]))
     node.start()
     config = node.estimator.config
-    assert node.is_active and config.image_width == OdometryConfig.preset("cpu").image_width
+    assert node.is_active and config.image_pixels == OdometryConfig.preset("cpu").image_pixels
     assert not config.keep_trajectory, "memory is bounded in a node"
 
 
