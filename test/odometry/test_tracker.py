@@ -10,6 +10,7 @@ from odometry_frames import CAMERA, pose, render, sequence, wander
 from robust_loc.errors import ConfigurationError, DatasetError, ImageEncodingError
 from robust_loc.geometry import umeyama
 from robust_loc.odometry import Odometry, OdometryConfig, OracleOperator, PatchNetwork, PatchNetworkConfig
+from robust_loc.odometry.weights import default_weights
 from robust_loc.types import Camera, Frame, Status
 from robust_loc.uncertainty import CovarianceFactors
 from robust_loc.uncertainty.conversions import pose_error
@@ -307,6 +308,21 @@ def test_noise_images_do_not_break_an_untrained_network(frames) -> None:
         estimate = odometry.update(Frame(image, CAMERA, i))
         assert estimate.has_pose and np.isfinite(estimate.world_T_cam).all()
         assert is_positive_definite(estimate.covariance)
+
+
+def test_noise_between_the_frames_is_not_tracked_but_bridged(frames) -> None:
+    """With the package's weights: they give patches in noise next to no weight."""
+    odometry = Odometry(CONFIG, PatchNetwork.from_checkpoint(default_weights()))
+    g = np.random.default_rng(1)
+    for frame in frames[:24:2]:
+        before = odometry.update(frame)
+    assert before.status == Status.OK
+    for number in (1, 2):
+        noise = g.integers(0, 256, frames[0].image.shape, dtype=np.uint8)
+        estimate = odometry.update(replace(frames[22], image=noise, stamp=frames[22].stamp + number * 10_000_000))
+        assert estimate.status == Status.UNRELIABLE and "found again" in estimate.reason
+        assert np.trace(estimate.covariance) > np.trace(before.covariance)
+    assert odometry.update(frames[24]).status == Status.OK
 
 
 def test_an_operator_that_returns_nan_is_survived(frames) -> None:
