@@ -6,24 +6,26 @@ Two networks 1-50-1 (ReLU), one for the mean and one for the variance (softplus)
 iterations. The paper's temperatures: T = 64 on clean data and T = 16 with outliers. The paper leaves open: the number
 of samples (500, as in Detlefsen et al., 2019), whether the networks share a trunk (they do not here) and a warm-up
 (here the mean alone is trained first, on squared errors, for a fraction of the iterations).
-All problems train side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from estimators import Estimator, ours, plain, published
+from compiled import BETA_NLL, FAITHFUL, NLL, OURS, check, train_networks
 from report import markdown_table, save_figure
 from torch import Tensor
 
 HIDDEN = 50
+MILESTONES = (0.1, 0.3, 0.6, 1.0)  # of the iterations
 
 
 def true_mean(x: Tensor) -> Tensor:
@@ -43,82 +45,37 @@ def make_data(samples: int, rate: float, seed: int) -> tuple[Tensor, Tensor]:
     return x, torch.where(torch.rand(samples, generator=generator) < rate, y + outlier, y)
 
 
-def _initial(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
-    return (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(fan_in)
-
-
-class Networks:
-    """Independent 1-50-1 networks side by side; parameters have the leading axis (problems,)."""
-
-    def __init__(self, seeds: list[int]) -> None:
-        shapes = [((1, HIDDEN), 1), ((1, HIDDEN), 1), ((HIDDEN, 1), HIDDEN), ((1, 1), HIDDEN)]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.parameters = [
-            torch.stack([_initial(shape, fan_in, generator) for generator in generators]).requires_grad_()
-            for shape, fan_in in shapes
-        ]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(problems, batch) to (problems, batch)."""
-        w1, b1, w2, b2 = self.parameters
-        hidden = torch.relu(torch.baddbmm(b1, x[..., None], w1))
-        return torch.baddbmm(b2, hidden, w2)[..., 0]
-
-
-def log_softplus(value: Tensor) -> Tensor:
-    """``log(softplus(value))``, which tends to ``value`` itself and never underflows."""
-    return torch.where(value < -15, value, F.softplus(value.clamp_min(-15)).log())
-
-
-def estimators(rates: list[float], seeds: int) -> dict[str, Estimator]:
-    temperature = torch.tensor([64.0 if rate == 0 else 16.0 for rate in rates for _ in range(seeds)])[:, None]
+def estimators(rate: float) -> dict[str, tuple[int, float]]:
+    """Kind of loss and temperature (0: none) of each column."""
     return {
-        "NLL": plain("NLL"),
-        "beta-NLL": plain("beta-NLL"),
-        "Faithful": plain("Faithful"),
-        "Robust-NLL (paper)": published("NLL", temperature),
-        "RobustNLL (ours)": ours(len(temperature)),
+        "NLL": (NLL, 0.0),
+        "beta-NLL": (BETA_NLL, 0.0),
+        "Faithful": (FAITHFUL, 0.0),
+        "Robust-NLL (paper)": (NLL, 64.0 if rate == 0 else 16.0),
+        "RobustNLL (ours)": (OURS, 0.0),
     }
 
 
-def train(options: argparse.Namespace) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Test points (points,) and each estimator's mean and variance there, (rates, seeds, points)."""
-    columns = estimators(options.rates, options.seeds)
-    data = [make_data(options.samples, rate, seed) for rate in options.rates for seed in range(options.seeds)]
-    x, y = (torch.stack(values) for values in zip(*data))
-    seeds = [seed for _ in columns for _ in options.rates for seed in range(options.seeds)]
-    mean_network, variance_network = Networks(seeds), Networks([seed + 1000 for seed in seeds])
-    optimizer = torch.optim.Adam([*mean_network.parameters, *variance_network.parameters], lr=1e-2)
-    warm_up = int(options.warm_up * options.iterations)
-    generator = torch.Generator().manual_seed(0)
-    for iteration in range(options.iterations):
-        if options.decay:
-            late = max(0.0, 2 * iteration / options.iterations - 1)
-            optimizer.param_groups[0]["lr"] = 1e-2 * (0.5 + 0.5 * math.cos(math.pi * late) + 1e-3)
-        batch = torch.randint(options.samples, (options.batch,), generator=generator)
-        inputs, target = x[:, batch], y[:, batch]
-        mean = mean_network(inputs.repeat(len(columns), 1))
-        if iteration < warm_up:
-            loss = (mean - target.repeat(len(columns), 1)).square().mean(-1).sum()
-        else:
-            log_variance = log_softplus(variance_network(inputs.repeat(len(columns), 1)))
-            progress = (iteration - warm_up) / (options.iterations - warm_up)
-            loss = sum(
-                estimator(one_mean, one_log_variance, target, progress).sum()
-                for estimator, one_mean, one_log_variance in zip(
-                    columns.values(), mean.split(len(data)), log_variance.split(len(data))
-                )
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    points = torch.linspace(0.02, 10, 500)
-    with torch.no_grad():
-        grid = points.expand(len(seeds), -1)
-        mean, variance = mean_network(grid), log_softplus(variance_network(grid)).exp()
-    shape = (len(options.rates), options.seeds, -1)
-    answers = zip(mean.split(len(data)), variance.split(len(data)))
-    return points, {name: (m.reshape(shape), v.reshape(shape)) for name, (m, v) in zip(columns, answers)}
+def initial_networks(seed: int) -> np.ndarray:
+    """Mean and variance network (2, 3H + 1), uniform within 1/sqrt(inputs)."""
+    generator = np.random.default_rng(seed)
+    first = generator.uniform(-1, 1, (2, 2 * HIDDEN))
+    second = generator.uniform(-1, 1, (2, HIDDEN + 1)) / math.sqrt(HIDDEN)
+    return np.concatenate([first, second], 1).astype(np.float32)
+
+
+def train(options: argparse.Namespace, points: Tensor) -> Iterator[tuple[str, int, int, np.ndarray]]:
+    """Estimator, index of the rate, seed, and means and log-variances (milestones, 2, points) of one problem at a time;
+    the networks and the order of the samples are the same for every estimator."""
+    milestones = np.array([int(options.iterations * share) for share in MILESTONES] + [-1])
+    for seed, (index, rate) in itertools.product(range(options.seeds), enumerate(options.rates)):
+        x, y = (value.float().numpy() for value in make_data(options.samples, rate, seed))
+        for name, (kind, temperature) in estimators(rate).items():
+            answers = train_networks(
+                kind, temperature, x, y, initial_networks(seed), options.iterations, options.batch,
+                int(options.warm_up * options.iterations), options.decay, seed, milestones, points.numpy(),
+            )  # fmt: skip
+            yield name, index, seed, answers[: len(MILESTONES)]
 
 
 def scores(points: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
@@ -189,23 +146,41 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    start = time.perf_counter()
-    points, answers = train(options)
-    all_scores = {name: scores(points, *answer) for name, answer in answers.items()}
+    check()
+    start = time.process_time()
     options.output.mkdir(parents=True, exist_ok=True)
+    points = torch.linspace(0.02, 10, 500)
+    names = list(estimators(0.0))
+    answers = torch.full((len(MILESTONES), 2, len(names), len(options.rates), options.seeds, len(points)), torch.nan)
+    for count, (name, rate, seed, found) in enumerate(train(options, points), 1):
+        answers[:, :, names.index(name), rate, seed] = torch.from_numpy(found)
+        seconds = time.process_time() - start
+        print(f"{seconds:.0f} s: seed {seed}, rate {options.rates[rate]:g}, {name}", flush=True)
+        if count % (len(names) * len(options.rates)) == 0:
+            write(options, names, points, answers[..., : seed + 1, :], seconds)
+
+
+def write(options: argparse.Namespace, names: list[str], points: Tensor, answers: Tensor, seconds: float) -> None:
+    """Table, numbers and figure of the seeds that are done; ``answers`` (milestones, 2, estimators, rates, seeds,
+    points)."""
     text = [
         f"# Sinusoid (Sec. 4.2, Figure 1): {options.name}",
-        f"{options.iterations} iterations, {options.samples} samples, batch {options.batch}, "
-        f"warm-up {options.warm_up:g}, learning rate {'decaying' if options.decay else 'constant'}, "
-        f"seeds 0-{options.seeds - 1}; made in {time.perf_counter() - start:.0f} s.",
+        f"{options.samples} samples, batch {options.batch}, warm-up {options.warm_up:g} of {options.iterations} "
+        f"iterations, learning rate {'decaying' if options.decay else 'constant'}, {answers.shape[-2]} seeds.",
         "Each cell: RMSE of the mean, median (best-worst seed) / gap of the NLL to the truth's on clean data, median "
         "(worst) / mean error of log sigma. With outliers the paper's loss has T = 16, without T = 64.",
-        table(options.rates, all_scores),
     ]
+    history = {}
+    for share, (means, log_variances) in zip(MILESTONES, answers):
+        predicted = {name: (means[k], log_variances[k].exp()) for k, name in enumerate(names)}
+        all_scores = {name: scores(points, *answer) for name, answer in predicted.items()}
+        iteration = int(share * options.iterations)
+        text += [f"## After {iteration} iterations", table(options.rates, all_scores)]
+        history[iteration] = {name: {k: v.tolist() for k, v in values.items()} for name, values in all_scores.items()}
+    text.append(f"Made in {seconds:.0f} s on one CPU core.")
     (options.output / f"{options.name}.md").write_text("\n\n".join(text) + "\n")
-    numbers = {name: {k: v.tolist() for k, v in values.items()} for name, values in all_scores.items()}
-    (options.output / f"{options.name}.json").write_text(json.dumps(numbers))
-    figure(options.rates, points, answers, options.output / f"figure1_{options.name}.png")
+    (options.output / f"{options.name}.json").write_text(json.dumps(history))
+    figure(options.rates, points, predicted, options.output / f"figure1_{options.name}.png")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from robust_loc.losses.boltzmann import (
     robust_mse,
     robust_nll,
 )
+from robust_loc.losses.chi_square import chi_square_quantile
 from robust_loc.losses.consistent import RobustNLL
+from robust_loc.losses.contamination import ResidualMixture, Weighting, least_uncertain_weighting
 from robust_loc.losses.flow import flow_error, flow_loss
 from robust_loc.losses.gaussian import (
     GaussianTerms,
@@ -23,13 +25,13 @@ from robust_loc.losses.gaussian import (
     information_terms,
     with_variance_floor,
 )
+from robust_loc.losses.labels import LabelWeights
 from robust_loc.losses.least_squares import weighted_least_squares_gradients
 from robust_loc.losses.temperature import (
     AnnealedTemperature,
     FixedTemperature,
     QuantileTemperature,
     TemperatureSchedule,
-    chi_square_quantile,
     temperature_of_efficiency,
 )
 
@@ -38,9 +40,12 @@ __all__ = [
     "FixedTemperature",
     "GaussianTerms",
     "GradientNormBalance",
+    "LabelWeights",
     "QuantileTemperature",
+    "ResidualMixture",
     "RobustNLL",
     "TemperatureSchedule",
+    "Weighting",
     "beta_nll",
     "boltzmann_mean",
     "boltzmann_weights",
@@ -54,6 +59,7 @@ __all__ = [
     "gradient_norm",
     "information_nll",
     "information_terms",
+    "least_uncertain_weighting",
     "robust_beta_nll",
     "robust_mse",
     "robust_nll",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from robust_loc.losses.chi_square import chi_square_quantile
 
 
 class TemperatureSchedule(Protocol):
@@ -106,29 +107,6 @@ class QuantileTemperature:
         sharp = temperature_of_efficiency(self.efficiency, dimension)
         blunt = max(sharp, self.clean * dimension)
         return core * (sharp + (blunt - sharp) * cleanness)
-
-
-def chi_square_quantile(probability: float, dimension: int) -> float:
-    """The value a chi-square variable of ``dimension`` degrees of freedom stays under with ``probability``."""
-    return _chi_square_quantile(float(probability), int(dimension))
-
-
-@lru_cache(maxsize=256)
-def _chi_square_quantile(probability: float, dimension: int) -> float:
-    if not 0.0 < probability < 1.0 or dimension < 1:
-        raise ValueError(f"no quantile {probability} of a chi-square with {dimension} degrees of freedom")
-    low, high = 0.0, 1.0
-    half = torch.tensor(dimension / 2.0, dtype=torch.float64)
-
-    def cumulative(value: float) -> float:
-        return float(torch.special.gammainc(half, torch.tensor(value / 2.0, dtype=torch.float64)))
-
-    while cumulative(high) < probability:
-        low, high = high, 2.0 * high
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if cumulative(middle) < probability else (low, middle)
-    return 0.5 * (low + high)
 
 
 def temperature_of_efficiency(efficiency: float, dimension: int) -> float:

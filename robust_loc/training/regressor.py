@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_loc.config import Config, parameter
-from robust_loc.losses import information_terms
+from robust_loc.losses import LabelWeights, information_terms
 from robust_loc.pose_regression.network import PoseNetwork, Prediction
 from robust_loc.pose_regression.reprojection import depth_loss, reprojection_loss
 from robust_loc.pose_regression.scene_gate import describe
@@ -58,6 +58,7 @@ class RegressorTrainingConfig(Config):
     jitter_rotation: float = parameter(math.radians(15.0), "rotation of the scene about its axes, rad", minimum=0)
     jitter_translation: float = parameter(1.0, "shift of the scene along its axes, m", minimum=0)
     likelihood: str = parameter("consistent", "loss of the stage 'joint'", choices=LIKELIHOODS)
+    robust_labels: bool = parameter(False, "weigh down frames whose poses contradict the others in 'map' and 'pose'")
     temperature: float = parameter(1.0, "of the published loss 'robust_nll'", minimum=0)
     seed: int = parameter(0, "of all random numbers", minimum=0)
 
@@ -195,6 +196,7 @@ class RegressorTrainer:
         height, width = buffer.valid.shape[1:]
         all_pixels = self.network.cell_pixels(height, width).flatten(1).T.to(self.device)
         cam_T_world = torch.linalg.inv(world_T_cam.to(self.device)[buffer.frame] @ buffer.frame_T_row)
+        labels = LabelWeights(len(world_T_cam)).to(self.device)
         for step, optimizer in self._steps("map", list(scene.parameters()), steps, self.config.map_rate):
             chosen = cells[torch.randint(len(cells), (self.config.map_batch,), device=self.device)]
             if len(known):  # a third of the batch: frames with depth are rare
@@ -203,8 +205,14 @@ class RegressorTrainer:
             row, cell = chosen // (height * width), chosen % (height * width)
             points = scene(buffer.features[row, cell].float()[..., None, None])[..., 0, 0]
             camera, pixels = buffer.intrinsics[row], all_pixels[cell]
-            result = reprojection_loss(points, cam_T_world[row], camera, pixels, step / steps)
-            far = depth_loss(points, cam_T_world[row], camera, pixels, buffer.depth[row, cell])
+            frame = buffer.frame[row]
+
+            def weigh(error: Tensor, frame: Tensor = frame) -> Tensor:
+                return labels(frame, error) if self.config.robust_labels else torch.ones_like(error)
+
+            result = reprojection_loss(points, cam_T_world[row], camera, pixels, step / steps, weigh)
+            weight = labels.of_labels()[frame] if self.config.robust_labels else 1.0
+            far = depth_loss(points, cam_T_world[row], camera, pixels, buffer.depth[row, cell], weight)
             optimizer.step(result.loss + far)
             self.progress("map", step, steps, {"pixels": result.median_error.item(), "depth": far.item()})
 
@@ -223,9 +231,13 @@ class RegressorTrainer:
     def train_pose(self, stored: StoredScene, world_T_cam: Tensor) -> None:
         """The transformer on the coarse-to-fine loss."""
         steps, transformer = self.config.pose_steps, self.network.transformer.train()
+        labels = LabelWeights(len(world_T_cam), memory=2.0).to(self.device)
         for step, optimizer in self._steps("pose", list(transformer.parameters()), steps, self.config.pose_rate):
-            prediction, truth = self._predict(stored, world_T_cam)
-            loss = coarse_to_fine_loss(prediction.poses, truth).mean()
+            rows = self._draw_rows(stored)
+            prediction, truth = self._predict(stored, world_T_cam, rows)
+            losses = coarse_to_fine_loss(prediction.poses, truth)
+            weight = labels(stored.frame[rows], losses) if self.config.robust_labels else torch.ones_like(losses)
+            loss = (weight * losses).mean()
             optimizer.step(loss)
             self.progress("pose", step, steps, {"loss": loss.item()})
 
@@ -251,10 +263,15 @@ class RegressorTrainer:
             optimizer.step(loss)
             self.progress("joint", step, steps, {"loss": loss.item(), **numbers})
 
-    def _draw_scene(self, stored: StoredScene, world_T_cam: Tensor) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
+    def _draw_rows(self, stored: StoredScene) -> Tensor:
+        return torch.from_numpy(self._draw(len(stored.points), self.config.pose_batch)).to(self.device)
+
+    def _draw_scene(
+        self, stored: StoredScene, world_T_cam: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, int, Tensor, Tensor]:
         """A batch in a jittered scene, thinned out: points (B, 3, h, w) about the centre, intrinsics, stride, valid
         cells and true poses about the centre."""
-        rows = torch.from_numpy(self._draw(len(stored.points), self.config.pose_batch)).to(self.device)
+        rows = self._draw_rows(stored) if rows is None else rows
         truth = world_T_cam.to(self.device)[stored.frame[rows]] @ stored.frame_T_row[rows]
         truth[:, :3, 3] -= self.network.scene.mean.reshape(3)
         jitter = self._jitter(len(rows))
@@ -267,8 +284,10 @@ class RegressorTrainer:
         intrinsics = stored.intrinsics[rows] - corner
         return moved.view(points.shape), intrinsics, every * self.network.stride, valid, jitter @ truth
 
-    def _predict(self, stored: StoredScene, world_T_cam: Tensor) -> tuple[Prediction, Tensor]:
-        points, intrinsics, stride, valid, truth = self._draw_scene(stored, world_T_cam)
+    def _predict(
+        self, stored: StoredScene, world_T_cam: Tensor, rows: Tensor | None = None
+    ) -> tuple[Prediction, Tensor]:
+        points, intrinsics, stride, valid, truth = self._draw_scene(stored, world_T_cam, rows)
         poses, features = self.network.transformer(points, intrinsics, stride, valid)
         if self.config.likelihood == "faithful":  # its variance must not shape the features of the mean
             features = features.detach()

@@ -22,7 +22,7 @@ class Likelihood:
         """Loss of a batch of body errors (B, 6) with factors (B, 6, 6), and numbers to show."""
         terms = information_terms(error, factor)
         if self.name == "consistent":
-            loss = self.consistent.of_terms(terms)
+            loss = self.consistent.of_residual(error, factor)
             assert self.consistent.last_temperature is not None
             assert self.consistent.last_effective_sample_size is not None
             return loss, {
