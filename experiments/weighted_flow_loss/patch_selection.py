@@ -111,7 +111,7 @@ def rendered(path: Path) -> tuple[str, list[Frame], Trajectory]:
 
 def report(results: dict[str, dict[str, list[float]]], seeds: int, output: Path) -> None:
     """Table and figure: median over seeds for each recording, and over the rendered clips."""
-    rows: dict[str, dict[str, float]] = {}
+    rows = {name: {s: v[s][0] for s in SELECTIONS} for name, v in results.items() if seeds == 1}
     clips = [name for name in results if name.startswith("rendered")]
     for name in (n for n in results if n not in clips):
         rows[name] = {s: float(np.nanmedian(v)) for s, v in results[name].items()}
@@ -124,9 +124,13 @@ def report(results: dict[str, dict[str, list[float]]], seeds: int, output: Path)
     write_atomically(output / "patch_selection.md", "\n".join(lines) + "\n")
     figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
     for k, selection in enumerate(SELECTIONS):
-        axis.bar(np.arange(len(rows)) + 0.2 * k, [row[selection] for row in rows.values()], 0.18, label=selection)
+        axis.plot(np.arange(len(rows)) + 0.1 * k, [row[selection] for row in rows.values()], "osD^"[k], label=selection)
     axis.set(yscale="log", ylabel="refined ATE, % of the path", title="patch selection, same weights")
-    axis.set_xticks(np.arange(len(rows)) + 0.3, [name.replace(" (", "\n(") for name in rows], fontsize=8)
+    axis.set_xticks(
+        np.arange(len(rows)) + 0.15,
+        [name.replace("rendered ", "").replace(" seed ", "\n").replace(" (", "\n(") for name in rows],
+        fontsize=8,
+    )
     axis.legend()
     axis.grid(alpha=0.3, axis="y", which="both")
     figure.savefig(output / "patch_selection.png", dpi=100)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import matplotlib
 import numpy as np
-from clips import CLIPS, NETWORK
+from clips import ARMS, CLIPS, NETWORK
 
 from robust_loc.data.files import write_atomically
 
@@ -39,7 +39,7 @@ def draw(results: list[dict], path: Path) -> None:
         axes[0].plot(steps, values.mean(0), "o-", color=COLOURS[name], label=name)
         axes[0].fill_between(steps, values.min(0), values.max(0), color=COLOURS[name], alpha=0.15)
     axes[0].set(xlabel="step", ylabel="ATE / path length", title="validation error (mean and range over seeds)")
-    for name in ("plain, balanced", "weighted, balanced"):
+    for name in COLOURS:
         for key, style in (("snr_none", "--"), ("snr_linear", "-")):
             if name in curves(results, key):
                 steps, values = curves(results, key)[name]
@@ -47,7 +47,8 @@ def draw(results: list[dict], path: Path) -> None:
                 axes[1].plot(steps, values.mean(0), style, color=COLOURS[name], label=label)
     axes[1].set(xlabel="step", ylabel="SNR of the revision head's gradient", title="gradient signal to noise")
     for axis in axes:
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
     plt.close(figure)
@@ -86,6 +87,18 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def unfinished(results: list[dict]) -> list[str]:
+    """What the table lacks, in words: arms not run, too few seeds."""
+    missing = [name for name in ARMS if not any(r["arm"] == name for r in results)]
+    seeds = min(len({r["seed"] for r in results if r["arm"] == name}) for name in {r["arm"] for r in results})
+    parts = []
+    if missing:
+        parts.append(f"Not run yet: {'; '.join(missing)}. Without them the table says nothing about a speed-up.")
+    if seeds < 3:
+        parts.append(f"{seeds} seed(s): differences between arms are within what a seed may do.")
+    return [" ".join(parts), ""] if parts else []
+
+
 @click.command()
 @click.argument("results", type=click.Path(exists=True, path_type=Path))
 def main(results: Path) -> None:
@@ -104,7 +117,7 @@ def main(results: Path) -> None:
             "paper: 384 channels, 8 or 15 frames of 640x480, 240 000 steps on a GPU). "
             f"{run['steps']} steps, learning rate {run['learning_rate']}, one clip per step, "
             f"{np.mean([r['cpu_seconds_per_step'] for r in found]):.2f} CPU seconds per step.", "",
-            table(found), "", f"![curves]({name}.png)", "",
+            table(found), "", *unfinished(found), f"![curves]({name}.png)", "",
             "Paper: SNR of the weighted loss higher throughout; 2 to 2.5 times fewer iterations to the same error.", "",
         ]  # fmt: skip
     if (results / "gradient_noise.json").is_file():
