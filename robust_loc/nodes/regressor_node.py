@@ -44,6 +44,9 @@ class RegressorNode(AbsoluteNode):
         self._weights = config.weights
         return self._make(config)
 
+    def diagnostic_values(self) -> dict[str, Any]:
+        return {**super().diagnostic_values(), "weights": str(self._weights)}
+
     def _on_load_weights(self, request: LoadWeights.Request, response: LoadWeights.Response) -> LoadWeights.Response:
         config: Any = read(self, self._config)
         path = Path(request.path) if request.path else config.weights

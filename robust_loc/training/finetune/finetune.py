@@ -140,7 +140,7 @@ def finetune(
     training, calibration = learned.of(Role.TRAIN), learned.of(Role.CALIBRATE)
 
     network = copy.deepcopy(old)
-    trainer = ResumableTrainer(network, config, run.checkpoints, _reporter(tell, config.pose_batch))
+    trainer = ResumableTrainer(network, config, run.checkpoints, _reporter(tell, config))
     trainer.train(training)
 
     tell(Progress("validating", 0, 2))
@@ -201,23 +201,19 @@ def _with_replay(new: FrameSet, earlier: FrameSet, config: FinetuneConfig) -> Fr
     return with_replay(new, earlier, config.replay_fraction, np.random.default_rng([config.seed, 2]))
 
 
-def _reporter(tell: Callable[[Progress], None], batch: int) -> Callable[[str, int, int, float, dict[str, float]], None]:
+def _reporter(
+    tell: Callable[[Progress], None], config: FinetuneConfig
+) -> Callable[[str, int, int, float, dict[str, float]], None]:
     """Tells the trainer's numbers by the names of ``Progress``."""
 
     def report(phase: str, done: int, steps: int, seconds: float, numbers: dict[str, float]) -> None:
         loss = next((numbers[name] for name in ("loss", "nll", "pixels") if name in numbers), math.nan)
-        tell(
-            Progress(
-                "training",
-                done,
-                steps,
-                phase,
-                loss,
-                numbers.get("temperature", math.nan),
-                numbers["effective"] * batch if "effective" in numbers else math.nan,
-                (steps - done) * seconds / done,
-            )
-        )
+        temperature = numbers.get("temperature", math.nan)
+        effective = numbers.get("effective", math.nan) * config.pose_batch
+        eta = (steps - done) * seconds / done
+        if config.max_duration > 0:
+            eta = min(eta, max(0.0, config.max_duration - seconds))
+        tell(Progress("training", done, steps, phase, loss, temperature, effective, eta))
 
     return report
 

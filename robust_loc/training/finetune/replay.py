@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from robust_loc.training.finetune.frames import SUFFIX, FrameSet, Role, join
 from robust_loc.training.regressor_data import PosedImages
 
+BLOCK = 5
+
 
 def memory_file(weights: str | Path) -> Path:
     """Where the frames to replay with ``weights`` lie."""
@@ -54,8 +56,8 @@ def remembered(frames: FrameSet, limit: int) -> FrameSet:
 
 def memory_of(trained: PosedImages, held_out: PosedImages, name: str, limit: int) -> FrameSet:
     """The memory of weights that were trained from scratch; the held-out frames calibrate and judge in turns."""
-    role = np.full(len(held_out), Role.CALIBRATE, np.int8)
-    role[len(held_out) // 2 :] = Role.JUDGE
+    turns = np.arange(len(held_out)) // BLOCK % 2  # they come in blocks of neighbouring frames
+    role = np.where(turns == 0, Role.CALIBRATE, Role.JUDGE).astype(np.int8)
 
     def of(images: PosedImages, role: NDArray[np.int8]) -> FrameSet:
         return FrameSet(images, role, np.zeros(len(images), np.int32), (name,))

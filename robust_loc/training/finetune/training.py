@@ -69,9 +69,10 @@ class ResumableTrainer(RegressorTrainer):
         self.random = np.random.default_rng([self.asked.seed, 1])
         return super().fill_buffer(images)
 
-    @property
-    def out_of_time(self) -> bool:
-        return 0.0 < self.asked.max_duration <= self.seconds
+    def out_of_time(self, stage: str) -> bool:
+        """Whether the stages up to this one have used their shares of the time that was given."""
+        share = sum(STAGE_SHARES[name] for name in STAGES[: STAGES.index(stage) + 1])
+        return 0.0 < share * self.asked.max_duration <= self.seconds
 
     def _steps(
         self, stage: str, parameters: list[nn.Parameter], steps: int, rate: float
@@ -86,7 +87,7 @@ class ResumableTrainer(RegressorTrainer):
                 self.likelihood.consistent.load_state_dict(self._resumed["likelihood"])
             self._resumed = None
         for step in range(first, steps):
-            if self.out_of_time:
+            if self.out_of_time(stage):
                 break
             began = time.monotonic()
             yield step, optimizer
