@@ -1,17 +1,19 @@
 """Speed and memory of the relocalizer: each stage with 1000 points, and whole queries in maps of growing size.
 
-Usage: python benchmarks/relocalization.py [--points 1000] [--sizes 10000,100000] [--features handmade]
+Usage: python benchmarks/relocalization.py [--points 1000] [--sizes 10000,100000] [--features handmade] [-o FOLDER]
 
 Times are processor seconds of one thread (medians), so that a busy machine does not change them; wall seconds of the
 whole query are given beside. Ratios are against two references on the same query: dense fine maps of the whole image
-for every point (as S2DNet makes them), and PoseLib's LO-RANSAC on the peaks of the same maps.
+for every point (as S2DNet makes them), and PoseLib's LO-RANSAC on the peaks of the same maps. Each large map is opened
+and asked in a process of its own, whose resident memory is read before and after: own pages, and pages of the files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +26,8 @@ import numpy as np
 import poselib
 import torch
 
-from robust_loc.data.synthetic import demo_sequence
+from robust_loc.data.synthetic import demo_sequence, write_clip
+from robust_loc.data.synthetic.cache import Clip
 from robust_loc.features import COARSE_STRIDE, FINE_STRIDE, load_features
 from robust_loc.mapping import MapBuilder, MappingConfig
 from robust_loc.relocalization import Map, Relocalizer, RelocalizerConfig, msac, refine, refine_maps, sigma_schedule
@@ -40,10 +43,14 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=1000)
     parser.add_argument("--sizes", default="10000,100000,1000000", help="points of the maps, comma-separated")
     parser.add_argument("--features", default="handmade")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="folder for relocalization_FEATURES.json and .md")
+    parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)  # the process of one map
     options = parser.parse_args()
     torch.set_num_threads(1)
     features = load_features(options.features)
+    if options.ask:
+        print(json.dumps(ask(options.ask, features)))
+        return
     frames = list(islice(demo_sequence(120, 640, 480), 16))
     builder = MapBuilder(
         features, MappingConfig(keyframe_distance=0.0, keyframe_angle=0.0, points_per_keyframe=600, descriptors="int8")
@@ -55,9 +62,14 @@ def main() -> None:
     print(f"map: {map_.describe()}; query 640x480, features {features.identity}")
     report = {"stages": stages(map_, features, query, options.points)}
     print_stages(report["stages"])
-    report["maps"] = [whole_query(map_, features, query, int(size)) for size in options.sizes.split(",") if size]
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+    report["maps"] = [
+        whole_query(map_, query, int(size), options.features) for size in options.sizes.split(",") if size
+    ]
+    if options.output:
+        report["features"] = features.identity
+        name = f"relocalization_{Path(options.features).stem}"
+        (options.output / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        (options.output / f"{name}.md").write_text(markdown(report, options.points))
 
 
 def measured(job: Callable[[], Any]) -> tuple[float, Any]:
@@ -133,28 +145,65 @@ def print_stages(seconds: dict[str, float]) -> None:
     print(f"  MSAC and GNC take {msac_time / seconds['reference: LO-RANSAC']:.1f} x the time of LO-RANSAC on the peaks")
 
 
-def whole_query(map_: Map, features: Any, query: Frame, size: int) -> dict[str, float]:
+def whole_query(map_: Map, query: Frame, size: int, features: str) -> dict[str, Any]:
     """A query in a map of about ``size`` points, opened from disk: the room, and copies of it elsewhere."""
     with tempfile.TemporaryDirectory() as folder:
         enlarged(map_, size).save(Path(folder) / "map")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        loading = time.perf_counter()
-        opened = Map.load(Path(folder) / "map", verify=False)
-        relocalizer = Relocalizer(opened, features, RelocalizerConfig())
-        loading = time.perf_counter() - loading
-        wall = time.perf_counter()
-        seconds, estimate = measured(lambda: relocalizer.update(query))
-        wall = (time.perf_counter() - wall) / (REPEATS + 1)
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        disk = sum(array.nbytes for array in opened.arrays.values()) / 2**20
-    result = {"points": len(opened), "keyframes": opened.keyframes, "query_cpu": seconds, "query_wall": wall}
-    result |= {"open": loading, "disk_mib": disk, "memory_mib": (after - before) / 1024, "found": estimate.has_pose}
+        write_clip(Path(folder) / "query.npz", [query], quality=100)
+        command = [sys.executable, __file__, "--ask", folder, "--features", features]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result: dict[str, Any] = json.loads(answer.splitlines()[-1])
     print(
-        f"  map of {len(opened):>8} points, {opened.keyframes:>5} keyframes: query {1000 * seconds:6.1f} ms "
-        f"({1000 * wall:.0f} ms wall), opened in {1000 * loading:.0f} ms, {disk:.0f} MiB on disk, "
-        f"{result['memory_mib']:.0f} MiB more memory, {'found' if estimate.has_pose else estimate.reason}"
+        f"  map of {result['points']:>8} points, {result['keyframes']:>5} keyframes: "
+        f"query {1000 * result['query_cpu']:6.1f} ms ({1000 * result['query_wall']:.0f} ms wall), "
+        f"opened in {1000 * result['open']:.0f} ms, {result['disk_mib']:.0f} MiB on disk, "
+        f"{result['own_mib']:.0f} MiB of its own and {result['file_mib']:.0f} MiB of file pages in memory"
     )
     return result
+
+
+def ask(folder: Path, features: Any) -> dict[str, Any]:
+    """Open the map of ``folder`` and localize its query: times, and resident memory that this took."""
+    frame = Clip(folder / "query.npz").frame(0)
+    query = Frame(frame.image, frame.camera, frame.stamp)
+    features.extract(query.image)  # what the descriptors themselves need is no matter of the map
+    before = resident()
+    loading = time.perf_counter()
+    opened = Map.load(folder / "map", verify=False)
+    relocalizer = Relocalizer(opened, features, RelocalizerConfig())
+    loading = time.perf_counter() - loading
+    wall = time.perf_counter()
+    seconds, estimate = measured(lambda: relocalizer.update(query))
+    wall = (time.perf_counter() - wall) / (REPEATS + 1)
+    after = resident()
+    assert estimate.has_pose, estimate.reason
+    disk = sum(array.nbytes for array in opened.arrays.values()) / 2**20
+    result = {"points": len(opened), "keyframes": opened.keyframes, "query_cpu": seconds, "query_wall": wall}
+    result |= {"open": loading, "disk_mib": disk}
+    return result | {"own_mib": after[0] - before[0], "file_mib": after[1] - before[1]}
+
+
+def resident() -> tuple[float, float]:
+    """Resident memory of this process in MiB: anonymous pages, and pages of files (which the system may drop)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, file = (int(lines[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))
+    return own, file
+
+
+def markdown(report: dict[str, Any], points: int) -> str:
+    """The report as tables."""
+    seconds = report["stages"]
+    rows = [f"Features {report['features']}, 640x480, processor time of one thread.", ""]
+    rows += [f"| stage, {points} points | ms | of coarse to fine |", "|---|---|---|"]
+    rows += [f"| {n} | {1000 * v:.1f} | {v / seconds['coarse to fine']:.2f} |" for n, v in seconds.items()]
+    rows += ["", "| points | keyframes | query ms | open ms | disk MiB | own memory MiB | file pages MiB |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for m in report["maps"]:
+        rows.append(
+            f"| {m['points']} | {m['keyframes']} | {1000 * m['query_cpu']:.0f} | {1000 * m['open']:.0f} | "
+            f"{m['disk_mib']:.0f} | {m['own_mib']:.0f} | {m['file_mib']:.0f} |"
+        )
+    return "\n".join(rows) + "\n"
 
 
 def enlarged(map_: Map, size: int) -> Map:

@@ -139,6 +139,7 @@ def compare(
             "within_1deg_10cm": float(np.mean((values[:, 1] < 1) & (values[:, 0] < 0.1))),
             "threshold": threshold,
             "tuning": tuned,
+            "tuning_score": tuned[threshold] if tuned else score(errors(method, 0.0, tuning)),
         }
         print(
             f"{title:<10} {name:<15} {row['median_deg']:.2f} deg {row['median_m']:.3f} m  "
@@ -148,22 +149,62 @@ def compare(
     return rows, curves
 
 
-def draw(curves: dict[str, dict[str, FloatArray]], path: Path) -> None:
-    """Cumulative errors in position, one panel per difficulty."""
-    import matplotlib.pyplot as plt
+def markdown(tables: dict[str, Any]) -> str:
+    """A row per method, a column per set of queries: medians, and queries within 1 degree and 10 cm."""
+    lines = ["| | " + " | ".join(tables) + " |", "|---" * (len(tables) + 1) + "|"]
+    for name in METHODS:
+        cells = []
+        for rows in tables.values():
+            row = rows[name]
+            text = f"{row['median_deg']:.2f} deg {100 * row['median_m']:.1f} cm {100 * row['within_1deg_10cm']:.0f} %"
+            cells.append(f"**{text}**" if name == "NRE" else text)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
-    figure, panels = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.6), sharey=True)
-    for panel, (difficulty, methods) in zip(np.atleast_1d(panels), curves.items()):
+
+def draw(curves: dict[str, dict[str, FloatArray]], path: Path) -> None:
+    """Cumulative errors in rotation, one panel per set of queries."""
+    figure, panels = _panels(len(curves))
+    for panel, (title, methods) in zip(panels, curves.items()):
         for name, values in methods.items():
-            ordered = np.sort(values[:, 0])
+            ordered = np.sort(values[:, 1])
             style = {"linewidth": 2.2} if name == "NRE" else {"linewidth": 1.1, "alpha": 0.8}
             panel.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), label=name, where="post", **style)
-        panel.set(title=difficulty, xlabel="position error (m)", xlim=(0, 0.3), ylim=(0, 1))
+        panel.set(title=title, xlabel="rotation error (deg)", xlim=(0, 4), ylim=(0, 1), ylabel="fraction of queries")
+    _finish(figure, panels, path)
+
+
+def draw_tuning(tables: dict[str, Any], path: Path) -> None:
+    """Score of each reprojection-error estimator over its threshold; the line is NRE, which has none (figure 7)."""
+    figure, panels = _panels(len(tables))
+    for panel, (title, rows) in zip(panels, tables.items()):
+        for name, row in rows.items():
+            if row["tuning"]:
+                thresholds = [float(t) for t in row["tuning"]]
+                panel.plot(thresholds, list(row["tuning"].values()), marker=".", linewidth=1.1, label=name)
+        panel.axhline(rows["NRE"]["tuning_score"], color="black", label="NRE")
+        panel.set(title=title, xlabel="threshold (feature pixels)", xscale="log", yscale="log", ylim=(0.3, 20))
+        panel.set_ylabel("median error (0.1 m + 1 deg)")
+    _finish(figure, panels, path)
+
+
+def _panels(count: int) -> tuple[Any, Any]:
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.9 * rows), squeeze=False)
+    for panel in panels.ravel()[count:]:
+        panel.axis("off")
+    return figure, panels.ravel()[:count]
+
+
+def _finish(figure: Any, panels: Any, path: Path) -> None:
+    for panel in panels:
         panel.grid(alpha=0.3)
-    np.atleast_1d(panels)[0].set_ylabel("fraction of queries")
-    np.atleast_1d(panels)[-1].legend(fontsize=7, loc="lower right")
+    panels[0].legend(fontsize=6, loc="best")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def _solved(

@@ -26,8 +26,8 @@ HELD_OUT = 40  # frames that the calibration asks for
 @click.option("--align-to", help="Metric poses (topic, TUM file, 'ground truth') into whose frame the map is moved.")
 @click.option("--depth", help="Depth topic; default: found by type and name.")
 @click.option("--image-topic", help="The camera's topic, where the recording has several.")
-@click.option("--points-from", type=click.Choice(["auto", "depth", "tracks", "both"]), default="auto",
-              help="Depth, corners tracked and triangulated, or both; auto: depth where there is any.")  # fmt: skip
+@click.option("--points-from", type=click.Choice(["auto", "depth", "tracks"]), default="auto", show_default=True,
+              help="Corners with measured depth, corners tracked and triangulated; auto: all there are.")  # fmt: skip
 @click.option("--features", default="handmade", show_default=True, help="Descriptors: a name or a weights file.")
 @click.option("--descriptors", type=click.Choice(["float16", "int8"]), default="float16", show_default=True,
               help="How descriptors are stored.")  # fmt: skip
@@ -79,6 +79,8 @@ def command(bag: Path | None, output: Path, as_json: bool, **options: Any) -> No
         return
     click.echo(f"{output}: {map_.describe()}")
     click.echo("alignment: " + ", ".join(f"{k} {v}" for k, v in map_.info.alignment.items()))
+    if map_.info.alignment.get("metric") is False:
+        click.echo("the map is not metric: its unit is the odometry's; depth or --align-to would give it a scale")
     if options["colmap"] is None and calibration is not None:
         click.echo(f"calibration: {calibration}")
 

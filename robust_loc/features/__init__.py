@@ -24,8 +24,8 @@ def load_features(name: str = "handmade", device: str = "cpu") -> DenseFeatures:
     """The descriptors called ``name``.
 
     Args:
-        name: ``handmade``; a safetensors file of the compact network, or one that ``robust-loc export features`` made
-            of it (.onnx, .pt2); or the official pair ``COARSE.ckpt,FINE.ckpt``.
+        name: ``handmade``; ``compact``, the package's trained network; a safetensors file of that network, or one that
+            ``robust-loc export features`` made of it (.onnx, .pt2); or the official pair ``COARSE.ckpt,FINE.ckpt``.
 
     Raises:
         WeightsError: when ``name`` is none of these or the file does not fit.
@@ -37,8 +37,21 @@ def load_features(name: str = "handmade", device: str = "cpu") -> DenseFeatures:
     if "," in name:
         coarse, fine = name.split(",", 1)
         return InceptionFeatures.from_checkpoints(coarse, fine, device)
-    if not Path(name).is_file():
-        raise WeightsError(f"features {name!r}: expected 'handmade', a weights file or 'COARSE.ckpt,FINE.ckpt'")
-    if Path(name).suffix in (".onnx", ".pt2"):
+    path = default_weights() if name == "compact" else Path(name)
+    if not path.is_file():
+        expected = "'handmade', 'compact', a weights file or 'COARSE.ckpt,FINE.ckpt'"
+        raise WeightsError(f"features {name!r}: expected {expected}")
+    if path.suffix in (".onnx", ".pt2"):
         return ExportedFeatures(name, device)
-    return CompactFeatures.from_file(name, device)
+    return CompactFeatures.from_file(path, device)
+
+
+def default_weights() -> Path:
+    """The path of the package's compact network; raises WeightsError where the package holds none."""
+    import robust_loc
+
+    for folder in robust_loc.__path__:  # a source checkout and an installed package can both be there
+        path = Path(folder) / "weights" / "features.safetensors"
+        if path.is_file():
+            return path
+    raise WeightsError("the package holds no trained descriptors (weights/features.safetensors); name a file")

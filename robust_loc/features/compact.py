@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from robust_loc.features.inception import Conv
 
+FIRST_SCORES = 2.0  # nats; from one nat the scale, which Adam moves slowly, would hold the first steps back
+
 
 class Residual(nn.Module):
     """Depthwise 3x3 and pointwise convolutions around an identity."""
@@ -46,7 +48,7 @@ class CompactNetwork(nn.Module):
 
     def trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The stride-2 and stride-4 layers and the coarse descriptors [B, Cc, ceil(H / 16), ceil(W / 16)]."""
-        two = self.stride2(images)
+        two = self.stride2(standardised(images))
         four = self.stride4(two)
         return two, four, self.coarse_head(self.stride16(self.stride8(four)))
 
@@ -59,10 +61,16 @@ class CompactNetwork(nn.Module):
         return coarse, self.fine(two, four)
 
 
+def standardised(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] with mean 0 and deviation 1 in each channel: exposure and white balance leave no trace."""
+    centred = images - images.mean((2, 3), keepdim=True)
+    return centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + 0.05)
+
+
 def _head(cin: int, cout: int) -> nn.Module:
-    """The descriptor layer; its scale makes the first scores of the order of one nat."""
+    """The descriptor layer; its scale makes the first scores deviate by about ``FIRST_SCORES`` nats."""
     norm = nn.BatchNorm2d(cout)
-    nn.init.constant_(norm.weight, (1 / cout**0.5) ** 0.5)
+    nn.init.constant_(norm.weight, (FIRST_SCORES / cout**0.5) ** 0.5)
     return nn.Sequential(nn.Conv2d(cin, cout, 1, bias=False), norm)
 
 

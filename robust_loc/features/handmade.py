@@ -1,8 +1,9 @@
 """A training-free dense descriptor: DAISY (Tola et al., PAMI 2010) with the RootSIFT normalisation (Arandjelovic 2012).
 
-Gradient histograms of eight orientations, smoothed and sampled on rings around each cell. The square root of the
-L1-normalised histograms has about unit length and compares by a dot product, divided here by a temperature. It is
-upright: it follows the camera through a roll of some twenty degrees.
+Gradient histograms of eight orientations, smoothed and sampled on rings around each cell. The gradients are those of
+the logarithm of the grey value: a gain moves it as a whole, and what is left unsaturated by an overexposure keeps its
+share of the histogram. The square root of the L1-normalised histograms has about unit length and compares by a dot
+product, divided here by a temperature. It is upright: it follows the camera through a roll of some twenty degrees.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from robust_loc.config import Config, parameter
 from robust_loc.features.dense import COARSE_STRIDE, FINE_STRIDE, DenseFeatures, FeatureMaps
 
 ORIENTATIONS = 8
-CONTRAST_FLOOR = 0.0002  # mean gradient (grey levels of 1) below which a cell counts as textureless
-VERSION = 1  # of the descriptor: part of its identity
+DARK = 0.1  # grey level (of 1) below which the logarithm turns linear: there the sensor's noise is
+CONTRAST_FLOOR = 0.0002  # mean gradient of the logarithm below which a cell counts as textureless
+VERSION = 2  # of the descriptor: part of its identity
+
+LOGARITHM = np.log(np.arange(256, dtype=np.float32) / 255 + np.float32(DARK))
 
 FloatImage = NDArray[np.float32]
 Ring = tuple[float, float, int]  # radius and smoothing in pixels of the working image, samples
@@ -49,7 +53,7 @@ class HandmadeFeatures(DenseFeatures):
         self.fine_channels = ORIENTATIONS * (1 + sum(count for _, _, count in self.FINE_RINGS))
 
     def extract(self, image: NDArray[np.uint8]) -> FeatureMaps:
-        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32) * np.float32(1 / 255)
+        grey = LOGARITHM[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)]
 
         def fine() -> torch.Tensor:
             reduced = _reduced(grey, FINE_STRIDE, 0.8)

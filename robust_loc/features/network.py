@@ -27,7 +27,7 @@ from robust_loc.features.inception import InceptionCoarse, InceptionFine
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-ARCHITECTURE = "robust_loc.features.compact-1"
+ARCHITECTURE = "robust_loc.features.compact-2"
 
 
 def normalised(images: Tensor) -> Tensor:

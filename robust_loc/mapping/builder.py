@@ -32,7 +32,9 @@ class MappingConfig(Config):
     keyframe_angle: float = parameter(0.06, "radians between keyframes", minimum=0.0)
     points_per_keyframe: int = parameter(400, "corners described per keyframe", minimum=3)
     points_from: str = parameter(
-        "auto", "auto: depth where there is any, else tracks", choices=["auto", "depth", "tracks", "both"]
+        "auto",
+        "depth: corners with measured depth; tracks: corners followed and triangulated; auto: all there are",
+        choices=["auto", "depth", "tracks"],
     )
     descriptors: str = parameter("float16", "storage of the descriptors", choices=["float16", "int8"])
     words: int = parameter(32, "size of the codebook of the global descriptors", minimum=1)
@@ -65,12 +67,12 @@ class MapBuilder:
     def add(self, frame: Frame, world_T_cam: FloatArray) -> bool:
         """Take one frame at its pose; True when it became a keyframe.
 
-        With points from depth, only frames with depth can be keyframes.
+        With points from depth alone, only frames with depth can be keyframes.
         """
         self.frames += 1
         wanted = self.config.points_from
-        use_depth = frame.depth is not None and wanted in ("auto", "depth", "both")
-        use_tracks = wanted in ("tracks", "both") or (wanted == "auto" and not self._has_depth(use_depth))
+        use_depth = frame.depth is not None and wanted in ("auto", "depth")
+        use_tracks = wanted in ("auto", "tracks")
         chosen = self._moved(world_T_cam) and (use_depth or use_tracks)
         if use_tracks:
             self._tracker.add(frame, world_T_cam, replenish=chosen or not self._keyframes)
@@ -188,9 +190,6 @@ class MapBuilder:
         for keyframe in self._keyframes:
             keyframe.world_T_cam[:3, 3] *= scale
         return scale
-
-    def _has_depth(self, now: bool) -> bool:
-        return now or any(np.any(keyframe.tracks < 0) for keyframe in self._keyframes)
 
     def _moved(self, world_T_cam: FloatArray) -> bool:
         if not self._keyframes:

@@ -1,7 +1,8 @@
 """What a map knows of its own reliability: held-out frames, and mirrored ones as queries from elsewhere.
 
-The keyframes around a held-out frame are left out, so that it is as far from the map as a real query. A mirrored image
-has the statistics of the place, and is not the place: its answers show what a wrong pose looks like.
+The keyframes around a held-out frame are left out, so that it is as far from the map as a real query: those near in
+time, as far as their views are near too, since a camera that turns fast has seen something else a second before. A
+mirrored image has the statistics of the place, and is not the place: its answers show what a wrong pose looks like.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from robust_loc.uncertainty import nees, pose_error
 
 RIGHT_DISTANCE, RIGHT_ANGLE = 0.25, np.radians(5.0)
 MIN_SAMPLES = 10
+NEAR_VIEW = 0.2  # radians between views, of which another keyframe is as far as a real query may be
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class Calibration:
     median_angle: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.right} of {self.queries} held-out frames localized, "
-            f"median {100 * self.median_position:.1f} cm, {np.degrees(self.median_angle):.2f} deg"
-        )
+        told = f"{self.right} of {self.queries} held-out frames localized"
+        if self.right < MIN_SAMPLES:
+            return f"{told}: too few to calibrate the covariance ({MIN_SAMPLES} wanted); it is left as computed"
+        return f"{told}, median {100 * self.median_position:.1f} cm, {np.degrees(self.median_angle):.2f} deg"
 
 
 def calibrate(
@@ -56,10 +58,12 @@ def calibrate(
 
     Args:
         held_out: frames that are no keyframes, with their ``world_T_cam``.
-        gap: keyframes nearer in time than this (seconds) are left out.
+        gap: keyframes nearer in time than this (seconds) are left out where their view is near, too.
     """
     relocalizer = Relocalizer(map, features, config)
     stamps = np.asarray(map.arrays["keyframe_stamp"], np.int64)
+    poses = np.asarray(map.arrays["keyframe_pose"], np.float64)
+    depth = _median_depth(map)
     evidence: list[Evidence] = []
     right: list[bool] = []
     errors: list[FloatArray] = []
@@ -67,6 +71,7 @@ def calibrate(
     queries = localized = 0
     for frame, world_T_cam in held_out:
         relocalizer.ignored = np.abs(stamps - frame.stamp) < gap * 1e9
+        relocalizer.ignored &= _view_distance(poses, world_T_cam, depth) < NEAR_VIEW
         queries += 1
         answer = relocalizer.answer(frame)
         if answer is not None:
@@ -95,6 +100,23 @@ def calibrate(
         medians = (float(position), float(angle))
     calibrated = Map(replace(map.info, calibration=info), map.arrays, map.source)
     return calibrated, Calibration(info, queries, localized, *medians)
+
+
+def _view_distance(world_T_cam: FloatArray, other: FloatArray, depth: float) -> FloatArray:
+    """Angle between views [N, 4, 4] and another one: that of the rotation, and that of the shift at ``depth``."""
+    trace = np.einsum("nij,ij->n", world_T_cam[:, :3, :3], other[:3, :3])
+    shift = np.linalg.norm(world_T_cam[:, :3, 3] - other[:3, 3], axis=1)
+    return np.asarray(np.arccos(np.clip((trace - 1) / 2, -1, 1)) + shift / depth, np.float64)
+
+
+def _median_depth(map: Map) -> float:
+    """Of the points in the keyframes that see them, over up to 50 keyframes."""
+    start, found = map.arrays["observation_start"], []
+    for keyframe in np.unique(np.linspace(0, map.keyframes - 1, 50).astype(int)):
+        seen = np.asarray(map.arrays["observation_point"][start[keyframe] : start[keyframe + 1]])
+        pose = np.asarray(map.arrays["keyframe_pose"][keyframe], np.float64)
+        found.append((np.asarray(map.arrays["points"][seen]) - pose[:3, 3]) @ pose[:3, 2])
+    return max(float(np.median(np.concatenate(found))), 1e-6)
 
 
 def mirrored(frame: Frame) -> Frame:

@@ -131,7 +131,7 @@ def _observed(image: Any, model: Any, folder: Path) -> tuple[Frame, FloatArray, 
     if picture is None:
         raise MapFormatError(f"{path}: the image named by the COLMAP model cannot be read")
     camera = model.camera(image.camera_id)
-    undistorter = Undistorter(_calibration(camera))
+    undistorter = Undistorter(colmap_calibration(camera))
     size = (picture.shape[1], picture.shape[0])
     if size != (camera.width, camera.height):
         raise MapFormatError(f"{path}: is {size[0]}x{size[1]}; the model says {camera.width}x{camera.height}")
@@ -146,7 +146,7 @@ def _observed(image: Any, model: Any, folder: Path) -> tuple[Frame, FloatArray, 
     return frame, world_T_cam, pixels, ids
 
 
-def _calibration(camera: Any) -> CameraCalibration:
+def colmap_calibration(camera: Any) -> CameraCalibration:
     """Our calibration of a COLMAP camera."""
     name = camera.model.name
     K = camera.calibration_matrix()

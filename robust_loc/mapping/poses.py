@@ -63,10 +63,12 @@ def _named(bag: Bag, source: str | None) -> Trajectory:
 
 
 def _odometry(bag: Bag, span: tuple[int, int | None]) -> Trajectory:
-    """The odometry's trajectory over the recording, as refined at its end."""
-    from robust_loc.odometry import Odometry
+    """The odometry's trajectory over the recording, as refined at its end, with the package's weights."""
+    import torch
 
-    odometry = Odometry()
+    from robust_loc.odometry import Odometry, OdometryConfig
+
+    odometry = Odometry(OdometryConfig.preset("default" if torch.cuda.is_available() else "cpu"))
     for frame in bag.frames(*span):
         odometry.update(frame)
     points = odometry.terminate()

@@ -19,7 +19,7 @@ from robust_loc.pose_regression.config import PoseNetworkConfig
 from robust_loc.pose_regression.network import PoseNetwork
 from robust_loc.pose_regression.transformer import PoseTransformer
 
-FORMAT = "robust_loc pose network 1"
+FORMAT = "robust_loc pose network 2"
 TRANSFORMER_FORMAT = "robust_loc pose transformer 1"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from robust_loc.config import Config, parameter
-from robust_loc.data.synthetic.cache import list_clips
 from robust_loc.errors import DatasetError
 from robust_loc.features.compact import CompactNetwork
 from robust_loc.features.dense import COARSE_STRIDE, FINE_STRIDE
 from robust_loc.features.network import normalised, save_compact
 from robust_loc.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from robust_loc.training.feature_pairs import FeaturePair, PairSampler
+from robust_loc.training.feature_sources import training_clips
 
-VALIDATION_PAIRS = 24
+VALIDATION_PAIRS = 48
+WARM_UP = 0.05  # of the schedule
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class FeatureTrainingConfig(Config):
 
     steps: int = parameter(3000, "optimisation steps", minimum=1)
     pairs: int = parameter(4, "image pairs per step", minimum=1)
+    fine_pairs: int = parameter(1, "of these, pairs that train the fine head too (most of a step's time)", minimum=1)
+    width: int = parameter(320, "of the training images, pixels", minimum=96)
+    height: int = parameter(240, "of the training images, pixels", minimum=96)
     points: int = parameter(64, "correspondences per pair", minimum=8)
-    learning_rate: float = parameter(2e-3, "peak learning rate (one cycle, cosine)", minimum=0.0)
+    learning_rate: float = parameter(2e-3, "peak learning rate (short warm-up, cosine)", minimum=0.0)
     fine_weight: float = parameter(0.5, "weight of the fine loss beside the coarse one", minimum=0.0)
     coarse_channels: int = parameter(128, "length of the coarse descriptor", minimum=8)
     fine_channels: int = parameter(48, "length of the fine descriptor", minimum=8)
@@ -67,7 +71,7 @@ def nre_loss(source: Tensor, target: Tensor, source_pixels: Tensor, target_pixel
 
 
 def train_features(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     output: str | Path,
     config: FeatureTrainingConfig | None = None,
     validation: str | Path | None = None,
@@ -76,10 +80,11 @@ def train_features(
     seconds: float = math.inf,
     report: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train a compact network on rendered clips.
+    """Train a compact network on clips and recordings with depth and poses.
 
     Args:
-        data: folder of clips. validation: folder of other clips (the last tenth of ``data`` if None).
+        data: one or more folders of clips, bags, or dataset folders (see :mod:`.feature_sources`).
+        validation: the same, of other sequences (the last tenth of the clips if None).
         output: folder of the run: checkpoints, ``features.safetensors`` and ``log.jsonl``.
         resume: go on from the newest checkpoint of ``output``.
         seconds: stop, resumably, after the step that passes this time.
@@ -93,41 +98,43 @@ def train_features(
     config = config or FeatureTrainingConfig()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    train_clips, validation_clips = _split(data, validation)
+    sources = [data] if isinstance(data, str | Path) else list(data)
+    train_clips, validation_clips = _split(sources, validation, output / "clips", report)
     torch.manual_seed(config.seed)
     network = CompactNetwork(config.coarse_channels, config.fine_channels)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.steps, pct_start=0.1)
     start = 0
     if resume and checkpoints(output):
         start, state = load_checkpoint(output)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         report(f"resumed at step {start}")
 
-    held_out = PairSampler(validation_clips, config.points, augment=False)
+    size = (config.width, config.height)
     rng = np.random.default_rng(1)
+    held_out = PairSampler(validation_clips, config.points, size=size)
     fixed = [held_out.draw(rng) for _ in range(VALIDATION_PAIRS)]
-    sampler = PairSampler(train_clips, config.points)
+    sampler = PairSampler(train_clips, config.points, size=size)
     losses: dict[str, float] = {}
     running: list[tuple[float, float]] = []
     began = time.monotonic()
     for step in range(start, config.steps):
         rng = np.random.default_rng([config.seed, step])  # a resumed run draws what the whole one would have drawn
-        coarse, fine = pair_losses(network.train(), [sampler.draw(rng) for _ in range(config.pairs)])
+        pairs = [sampler.draw(rng) for _ in range(config.pairs)]
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate_factor(step / config.steps)
+        coarse, fine = pair_losses(network.train(), pairs, config.fine_pairs)
         optimizer.zero_grad()
         (coarse + config.fine_weight * fine).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
-        schedule.step()
         running.append((float(coarse.detach()), float(fine.detach())))
         spent = time.monotonic() - began > seconds
         if spent or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             losses = _validate(network, fixed)
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(output, step + 1, state | {"schedule": schedule.state_dict()})
+            save_checkpoint(output, step + 1, state)
             facts: dict[str, Any] = {"steps": step + 1, **losses}
             save_compact(output / "features.safetensors", network, **{k: str(v) for k, v in facts.items()})
             means = np.mean(running, axis=0)
@@ -142,19 +149,35 @@ def train_features(
     return losses
 
 
-def pair_losses(network: CompactNetwork, pairs: list[FeaturePair]) -> tuple[Tensor, Tensor]:
-    """Mean coarse and fine NRE of a batch of pairs of one image size."""
+def learning_rate_factor(progress: float) -> float:
+    """Of the peak learning rate: a linear warm-up over the first twentieth, then a cosine down to one hundredth."""
+    if progress < WARM_UP:
+        return 0.05 + 0.95 * progress / WARM_UP
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)))
+
+
+def pair_losses(
+    network: CompactNetwork, pairs: list[FeaturePair], fine_pairs: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean coarse and fine NRE of a batch of pairs of one image size.
+
+    Args:
+        fine_pairs: the fine loss is that of the first so many pairs; of all if None.
+    """
+    fine_pairs = min(fine_pairs or len(pairs), len(pairs))
     images = np.stack([image for pair in pairs for image in (pair.source, pair.target)])
     device = next(network.parameters()).device
     batch = normalised(torch.from_numpy(images).to(device).permute(0, 3, 1, 2))
-    coarse, fine = network(batch.contiguous(memory_format=torch.channels_last))
+    two, four, coarse = network.trunk(batch.contiguous(memory_format=torch.channels_last))
+    fine = network.fine(two[: 2 * fine_pairs], four[: 2 * fine_pairs])
     total_coarse, total_fine = torch.zeros((), device=device), torch.zeros((), device=device)
     for k, pair in enumerate(pairs):
         here = torch.from_numpy(pair.source_pixels).float().to(device)
         there = torch.from_numpy(pair.target_pixels).float().to(device)
         total_coarse = total_coarse + nre_loss(coarse[2 * k], coarse[2 * k + 1], here, there, COARSE_STRIDE)
-        total_fine = total_fine + nre_loss(fine[2 * k], fine[2 * k + 1], here, there, FINE_STRIDE)
-    return total_coarse / len(pairs), total_fine / len(pairs)
+        if k < fine_pairs:
+            total_fine = total_fine + nre_loss(fine[2 * k], fine[2 * k + 1], here, there, FINE_STRIDE)
+    return total_coarse / len(pairs), total_fine / fine_pairs
 
 
 def _validate(network: CompactNetwork, pairs: list[FeaturePair]) -> dict[str, float]:
@@ -168,13 +191,18 @@ def _validate(network: CompactNetwork, pairs: list[FeaturePair]) -> dict[str, fl
     }
 
 
-def _split(data: str | Path, validation: str | Path | None) -> tuple[list[Path], list[Path]]:
-    clips = list_clips(data)
-    held_out = list_clips(validation) if validation is not None else clips[-max(1, len(clips) // 10) :]
-    if validation is None:
+def _split(
+    data: list[str | Path], validation: str | Path | None, folder: Path, report: Callable[[str], None]
+) -> tuple[list[Path], list[Path]]:
+    clips = training_clips(data, folder, report)
+    if validation is not None:
+        held_out = training_clips([validation], folder, report)
+    else:
+        held_out = clips[-max(1, len(clips) // 10) :]
         clips = clips[: -len(held_out)] if len(clips) > 1 else []
     if not clips or not held_out:
-        raise DatasetError(f"{data}: holds {len(clips)} clips to train on and {len(held_out)} to validate; need both")
+        names = ", ".join(map(str, data))
+        raise DatasetError(f"{names}: holds {len(clips)} clips to train on and {len(held_out)} to validate; need both")
     return clips, held_out
 
 

@@ -13,6 +13,7 @@ from robust_loc.data.synthetic import demo_sequence
 from robust_loc.errors import BagTopicError, ConfigurationError, MapFormatError
 from robust_loc.geometry import CameraCalibration
 from robust_loc.relocalization import Map
+from robust_loc.types import Frame
 
 KEYFRAMES = ["--keyframe-distance", "0.02", "--keyframe-angle", "0.1"]
 
@@ -84,6 +85,39 @@ def test_poses_in_another_frame_and_scale_are_aligned(bag, frames, tmp_path):
     assert alignment["metric"] and alignment["residual"] < 1e-6 and alignment["scale"] == pytest.approx(2.0)
     poses = Map.load(tmp_path / "m").arrays["keyframe_pose"]
     np.testing.assert_allclose(poses[0], frames[0].world_T_cam, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_odometry_gives_poses_metric_by_depth_or_up_to_scale(bag, frames, tmp_path):
+    from robust_loc.geometry import umeyama
+
+    blind = tmp_path / "blind.mcap"
+    camera = frames[0].camera
+    with BagWriter(blind, CameraCalibration(camera.width, camera.height, *camera.intrinsics.tolist())) as writer:
+        for frame in frames:
+            writer.write_frame(Frame(frame.image, frame.camera, frame.stamp))
+    true = {frame.stamp: frame.world_T_cam[:3, 3] for frame in frames}
+    for recording, metric in ((bag, True), (blind, False)):
+        folder = tmp_path / f"{recording.stem}.map"
+        options = ["--poses", "odometry", *KEYFRAMES, "--no-calibrate", "--json"]
+        result = robust_loc("map", recording, "-o", folder, *options)
+        assert result.exit_code == 0, result.output
+        alignment = json.loads(result.stdout)["alignment"]
+        assert alignment["metric"] is metric
+        map_ = Map.load(folder)
+        assert map_.info.provenance["poses"] == "odometry" and len(map_) > 300
+        found = np.asarray(map_.arrays["keyframe_pose"])[:, :3, 3]
+        target = np.array([true[int(stamp)] for stamp in map_.arrays["keyframe_stamp"]])
+        fit = umeyama(found, target, with_scale=True)
+        residual = fit.scale * found @ fit.rotation.T + fit.translation - target
+        extent = np.linalg.norm(target[-1] - target[0])
+        assert np.sqrt((residual**2).sum(1).mean()) < 0.1 * extent
+        if metric:
+            assert alignment["to"] == "depth" and fit.scale == pytest.approx(1.0, abs=0.1)
+        else:
+            assert alignment["to"] == "odometry" and not alignment.get("scale")
+    said = robust_loc("map", blind, "-o", tmp_path / "again.map", "--poses", "odometry", *KEYFRAMES, "--no-calibrate")
+    assert "not metric" in said.output
 
 
 @pytest.mark.parametrize(

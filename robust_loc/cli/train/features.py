@@ -10,13 +10,13 @@ import click
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("features_training"),
               show_default=True, help="Folder of the run.")  # fmt: skip
-@click.option("--validation", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Folder of held-out clips; default: the last tenth of DATA.")  # fmt: skip
+@click.option("--validation", help="Held-out clips or recording; default: the last tenth of DATA.")
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the schedule.")
 @click.option("--pairs", type=click.IntRange(min=1), help="Image pairs per step.")
+@click.option("--fine-pairs", type=click.IntRange(min=1), help="Of these, pairs that train the fine descriptor too.")
 @click.option("--learning-rate", type=click.FloatRange(min=0), help="Peak of the schedule.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=math.inf, help="Stop (resumably) after this time.")
 @click.option("--save-every", type=click.IntRange(min=1), help="Steps between checkpoints.")
@@ -25,18 +25,19 @@ import click
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def command(
-    data: Path,
+    data: tuple[str, ...],
     output: Path,
-    validation: Path | None,
+    validation: str | None,
     seconds: float,
     resume: bool,
     device: str,
     as_json: bool,
     **options: float | None,
 ) -> None:
-    """Train the compact descriptors on the rendered clips of the folder DATA.
+    """Train the compact descriptors on DATA: folders of rendered clips, bags, or dataset folders as KIND:FOLDER.
 
-    The output folder receives checkpoints, log.jsonl and features.safetensors: give it to "robust-loc map --features".
+    Bags and datasets (tum, 7scenes, tartanair, folder, ...) need depth and ground truth. The output folder receives
+    checkpoints, log.jsonl and features.safetensors: give it to "robust-loc map --features".
     """
     from robust_loc.errors import ConfigurationError
     from robust_loc.training.checkpoint import checkpoints
@@ -46,7 +47,7 @@ def command(
         raise ConfigurationError(f"{output}: holds a run; give --resume to go on with it, or another folder")
     config = FeatureTrainingConfig.from_mapping({k: v for k, v in options.items() if v is not None})
     losses = train_features(
-        data, output, config, validation, resume, device, seconds, report=lambda line: click.echo(line, err=True)
+        list(data), output, config, validation, resume, device, seconds, report=lambda line: click.echo(line, err=True)
     )
     weights = output / "features.safetensors"
     if as_json:
