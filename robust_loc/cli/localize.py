@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bag", type=click.Path(exists=True, path_type=Path))
 @click.option("--map", "map_path", type=click.Path(exists=True, path_type=Path), help="Map for the relocalizer.")
-@click.option("--features", default="handmade", show_default=True, help="Descriptors of the map.")
+@click.option("--features", default="handmade", show_default=True, help="Of the map: handmade, compact, a file.")
 @click.option("--regressor", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Scene weights for the regressor.")  # fmt: skip
 @click.option("--odometry/--no-odometry", "with_odometry", default=True, show_default=True,

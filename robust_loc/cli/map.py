@@ -28,7 +28,9 @@ HELD_OUT = 40  # frames that the calibration asks for
 @click.option("--image-topic", help="The camera's topic, where the recording has several.")
 @click.option("--points-from", type=click.Choice(["auto", "depth", "tracks"]), default="auto", show_default=True,
               help="Corners with measured depth, corners tracked and triangulated; auto: all there are.")  # fmt: skip
-@click.option("--features", default="handmade", show_default=True, help="Descriptors: a name or a weights file.")
+@click.option(
+    "--features", default="handmade", show_default=True, help="Descriptors: handmade, compact, or a weights file."
+)
 @click.option("--descriptors", type=click.Choice(["float16", "int8"]), default="float16", show_default=True,
               help="How descriptors are stored.")  # fmt: skip
 @click.option("--keyframe-distance", type=click.FloatRange(min=0), help="Metres between keyframes.")

@@ -126,12 +126,18 @@ class InceptionFeatures(DenseFeatures):
             return FeatureMaps(_grid(self.coarse(batch)), fine)
 
 
-def save_compact(path: str | Path, network: CompactNetwork, **metadata: str) -> None:
-    """Write the weights of a compact network atomically, with its architecture and ``metadata``."""
+def save_compact(path: str | Path, network: CompactNetwork, half: bool = False, **metadata: str) -> None:
+    """Write the weights of a compact network atomically, with its architecture and ``metadata``.
+
+    Args:
+        half: as float16, to be shipped; they are read back as float32.
+    """
     path = Path(path)
     facts = {"architecture": ARCHITECTURE, "coarse_channels": str(network.coarse_channels)}
     facts |= {"fine_channels": str(network.fine_channels), **metadata}
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
     try:

@@ -30,7 +30,7 @@ from robust_loc.types import Estimate, Frame
 class RelocalizerNodeConfig(EstimatorNodeConfig):
     map: str = parameter("", "map folder, made by 'robust-loc map'")
     features: str = parameter(
-        "handmade", "descriptors of the map: 'handmade', a weights file, or 'COARSE.ckpt,FINE.ckpt'"
+        "handmade", "descriptors of the map: 'handmade', 'compact', a weights file, or 'COARSE.ckpt,FINE.ckpt'"
     )
     device: str = parameter("cpu", "torch device of learned features")
     prior: str = parameter("fusion/estimate", "topic of the predicted camera pose; empty: search the whole map always")

@@ -1,5 +1,6 @@
 """The descriptor networks: sizes, alignment of the strides, names of the parameters, weights on disk."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -80,6 +81,28 @@ def test_compact_weights_survive_the_disk(tmp_path):
         torch.testing.assert_close(loaded.network.state_dict()[name], value)
     assert (loaded.coarse_channels, loaded.fine_channels) == (64, 32)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_half_precision_weights_are_read_as_full_precision(tmp_path):
+    torch.manual_seed(0)
+    network = CompactNetwork(32, 16)
+    save_compact(tmp_path / "w.safetensors", network, half=True)
+    loaded = load_features(str(tmp_path / "w.safetensors")).network.state_dict()
+    for name, value in network.state_dict().items():
+        assert loaded[name].dtype == value.dtype
+        torch.testing.assert_close(loaded[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_packages_descriptors_find_a_view_in_another_light():
+    features = load_features("compact")
+    rng = np.random.default_rng(0)
+    blobs = sum(cv2.GaussianBlur(rng.normal(0, 40 * s, (240, 320, 3)), (0, 0), s) for s in (2, 5, 12))
+    image = np.clip(120 + blobs, 0, 255).astype(np.uint8)
+    bright = np.clip(1.6 * image.astype(float), 0, 255).astype(np.uint8)
+    here, there = features.extract(image).coarse, features.extract(bright).coarse
+    flat = there.reshape(-1, there.shape[-1])
+    found = (here.reshape(-1, here.shape[-1]) @ flat.T).argmax(1)
+    assert (found == torch.arange(len(flat))).float().mean() > 0.8
 
 
 def test_other_weights_have_another_identity(tmp_path):

@@ -92,10 +92,10 @@ def test_covisible_keyframes_are_neighbours(room_map):
 
 @pytest.mark.slow
 def test_held_out_frames_calibrate_the_map(room, room_map):
-    held_out = [(frame, frame.world_T_cam) for frame in room[1::2]]
+    held_out = [(frame, frame.world_T_cam) for frame in room[1::3]]
     calibrated, outcome = calibrate(room_map, held_out)  # this camera turns by 60 degrees in a second
-    assert outcome.queries == 24 and outcome.right >= 18
-    assert outcome.median_position < 0.03 and "24 held-out frames" in str(outcome)
+    assert outcome.queries == 16 and outcome.right >= 11
+    assert outcome.median_position < 0.03 and "16 held-out frames" in str(outcome)
     assert calibrated.info.calibration["covariance"]["samples"] == outcome.right
     assert Relocalizer(calibrated).update(room[10]).has_pose
     mirror = Frame(np.ascontiguousarray(room[10].image[:, ::-1]), room[10].camera, 0)
