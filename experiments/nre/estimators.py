@@ -162,12 +162,12 @@ def markdown(tables: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(curves: dict[str, dict[str, FloatArray]], path: Path) -> None:
+def draw(tables: dict[str, Any], path: Path) -> None:
     """Cumulative errors in rotation, one panel per set of queries."""
-    figure, panels = _panels(len(curves))
-    for panel, (title, methods) in zip(panels, curves.items()):
-        for name, values in methods.items():
-            ordered = np.sort(values[:, 1])
+    figure, panels = _panels(len(tables))
+    for panel, (title, rows) in zip(panels, tables.items()):
+        for name, row in rows.items():
+            ordered = np.sort(np.array(row["errors"])[:, 1])
             style = {"linewidth": 2.2} if name == "NRE" else {"linewidth": 1.1, "alpha": 0.8}
             panel.step(ordered, np.arange(1, len(ordered) + 1) / len(ordered), label=name, where="post", **style)
         panel.set(title=title, xlabel="rotation error (deg)", xlim=(0, 4), ylim=(0, 1), ylabel="fraction of queries")
