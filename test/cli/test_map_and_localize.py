@@ -88,6 +88,7 @@ def test_poses_in_another_frame_and_scale_are_aligned(bag, frames, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_odometry_gives_poses_metric_by_depth_or_up_to_scale(bag, frames, tmp_path):
     from robust_loc.geometry import umeyama
 

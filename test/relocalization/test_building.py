@@ -91,6 +91,7 @@ def test_covisible_keyframes_are_neighbours(room_map):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_held_out_frames_calibrate_the_map(room, room_map):
     held_out = [(frame, frame.world_T_cam) for frame in room[1::3]]
     quick = RelocalizerConfig(hypotheses=2, max_iterations=300)

@@ -58,6 +58,7 @@ def test_a_gain_leaves_the_descriptors_as_they_are(room):
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_kitchen_keeps_four_fifths_of_its_recall_in_any_light():
     data = os.environ.get("ROBUST_LOC_DATA")
     if not data:
