@@ -184,6 +184,8 @@ def draw_tuning(tables: dict[str, Any], path: Path) -> None:
                 panel.plot(thresholds, list(row["tuning"].values()), marker=".", linewidth=1.1, label=name)
         panel.axhline(rows["NRE"]["tuning_score"], color="black", label="NRE")
         panel.set(title=title, xlabel="threshold (feature pixels)", xscale="log", yscale="log", ylim=(0.3, 20))
+        panel.set_xticks([0.5, 1, 2, 4], labels=["0.5", "1", "2", "4"])
+        panel.set_xticks([], minor=True)
         panel.set_ylabel("median error (0.1 m + 1 deg)")
     _finish(figure, panels, path)
 

@@ -136,7 +136,8 @@ def train_features(
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             save_checkpoint(output, step + 1, state)
             facts: dict[str, Any] = {"steps": step + 1, **losses}
-            save_compact(output / "features.safetensors", network, **{k: str(v) for k, v in facts.items()})
+            written: dict[str, Any] = {name: str(value) for name, value in facts.items()}
+            save_compact(output / "features.safetensors", network, **written)
             means = np.mean(running, axis=0)
             running.clear()
             facts |= {"train_coarse": float(means[0]), "train_fine": float(means[1])}
