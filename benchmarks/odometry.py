@@ -158,13 +158,18 @@ def measure(
     preset: str, shape: str, device: str, threads: int, frames: int, mixed: bool, size: tuple[int, int]
 ) -> dict[str, Any]:
     """One preset: milliseconds [wall, processor] per frame and stage, edges, references, memory."""
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
     compact = PatchNetwork.from_checkpoint(default_weights()) if shape == "compact" else None
     network = (compact or PatchNetwork(PatchNetworkConfig())).to(device).eval()
     thresholds = {"motion_threshold": 0.0, "still_threshold": 0.0, "keyframe_threshold": 0.0, "minimum_support": 0.0}
     config = OdometryConfig.preset(
-        preset, **thresholds, minimum_parallax=0.0, device=device, mixed_precision=mixed, keep_trajectory=False
+        preset,
+        **thresholds,
+        minimum_parallax=0.0,
+        device=device,
+        mixed_precision=mixed,
+        keep_trajectory=False,
+        threads=threads,
     )
     odometry = Odometry(config, network)
     operator, watch = odometry._operator, Stopwatch(odometry.device)
@@ -240,7 +245,9 @@ def table(rows: list[dict[str, Any]], heading: str) -> str:
 @click.option("--preset", "presets", multiple=True, type=click.Choice(list(PRESETS)), help="Default: all.")
 @click.option("--network", type=click.Choice(["compact", "full"]), default="compact", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--threads", multiple=True, type=int, default=(2,), show_default=True, help="May be given again.")
+@click.option(
+    "--threads", multiple=True, type=int, default=(2,), show_default=True, help="Of the tracker; may be given again."
+)
 @click.option("--frames", default=15, show_default=True, help="Frames measured after the graph has filled.")
 @click.option("--size", type=(int, int), default=(640, 480), show_default=True, help="Of the camera's image.")
 @click.option("--mixed", is_flag=True, help="Half precision.")
@@ -256,6 +263,7 @@ def main(
     output: Path | None,
 ) -> None:
     rows = []
+    os.environ["OMP_NUM_THREADS"] = "1"  # no pool spins beside the tracker's threads; the references run on one
     busy = os.getloadavg()[0]
     context = multiprocessing.get_context("spawn")
     for preset in presets or tuple(PRESETS):

@@ -33,6 +33,7 @@ class Answers:
         self.origin: FloatArray = self._last_pose
         self._start_covariance: FloatArray = self._last_covariance
         self._belief = Belief(self._start_covariance)
+        self._skipped: list[tuple[int, float]] = []  # frames before the first map, with their flow
 
     def count(self, frame: Frame) -> int:
         """The number of the frame among all that are answered with a pose or might be."""
@@ -64,6 +65,19 @@ class Answers:
         """The frame is in the graph, but there is no map yet: the pose is a guess."""
         covariance = self._floor() if number == 0 else np.eye(6)
         return self._moved(number, frame, Status.INITIALIZING, reason, np.eye(4), covariance)
+
+    def skipped(self, number: int, frame: Frame, flow: float) -> Estimate:
+        """Before the first map, a frame with too little flow from the newest keyframe: it counts as standing still. The
+        refined trajectory will place it by its flow, on the way to the next keyframe."""
+        self._skipped.append((number, flow))
+        return self.still(number, frame, "the camera has not moved enough yet")
+
+    def moves_on(self, number: int, flow: float) -> None:
+        """The next keyframe before the first map, with its flow from the one before."""
+        frames = self._map.graph.frames
+        for skipped, part in self._skipped:
+            self._history.hang_between(skipped, frames[-2].number, number, min(part / flow, 1.0) if flow > 0 else 0.0)
+        self._skipped.clear()
 
     def still(self, number: int, frame: Frame, reason: str) -> Estimate:
         """Identity motion; its covariance is what flow below the threshold could hide."""

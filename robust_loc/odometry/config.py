@@ -64,6 +64,7 @@ class OdometryConfig(Config):
     )
     keep_trajectory: bool = parameter(True, "keep every frame's pose for the refined trajectory at the end")
     device: str = parameter("auto", "torch device: auto, cpu, cuda or cuda:N")
+    threads: int = parameter(0, "threads of the tracker on a CPU, 0: torch's number", minimum=0, maximum=64)
     mixed_precision: bool = parameter(False, "half precision for the network (poses stay in double precision)")
     encoders: str = parameter("", "file of 'robust-loc export odometry' that runs the encoders; empty: torch")
     seed: int = parameter(0, "seed of the patch positions and first depths", minimum=0)

@@ -22,13 +22,13 @@ _here = threading.local()
 
 
 @contextmanager
-def lanes() -> Iterator[None]:
-    """Inside, torch uses one thread in this thread, and :func:`in_lanes` as many lanes as torch used before."""
+def lanes(wanted: int = 0) -> Iterator[None]:
+    """Inside, torch uses one thread here, and :func:`in_lanes` ``wanted`` lanes (0: as many as torch did before)."""
     threads = torch.get_num_threads()
-    if threads == 1:
+    if (wanted or threads) == 1 == threads:
         yield
         return
-    _here.count = threads
+    _here.count = wanted or threads
     torch.set_num_threads(1)
     try:
         yield

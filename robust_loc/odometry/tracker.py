@@ -80,7 +80,7 @@ class Odometry:
             ImageEncodingError: if the image is too small.
         """
         start = time.perf_counter()
-        with lanes():
+        with lanes(self.config.threads):
             estimate = self._track(frame)
         return replace(estimate, latency=time.perf_counter() - start)
 
@@ -101,9 +101,12 @@ class Odometry:
         local_map = self._map
         before = local_map.snapshot()
         local_map.append(number, frame)
-        if not local_map.initialized and len(local_map) > 1 and local_map.probe() < self.config.motion_threshold:
-            local_map.undo(before)
-            return self._answers.still(number, frame, "the camera has not moved enough yet")
+        if not local_map.initialized and len(local_map) > 1:
+            flow = local_map.probe()
+            if flow < self.config.motion_threshold:
+                local_map.undo(before)
+                return self._answers.skipped(number, frame, flow)
+            self._answers.moves_on(number, flow)
         local_map.connect()
         if not local_map.initialized:
             return self._start_up(number, frame, verdict)
@@ -201,7 +204,7 @@ class Odometry:
     def terminate(self) -> list[TrajectoryPoint]:
         """Refine the frames still in the graph and return :meth:`trajectory`."""
         if self.initialized:
-            with lanes():
+            with lanes(self.config.threads):
                 self._map.refine(self.config.initial_updates)
         return self.trajectory()
 

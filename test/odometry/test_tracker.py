@@ -364,3 +364,12 @@ def test_memory_is_bounded() -> None:
     assert len(odometry.graph) <= CONFIG.removal_window + CONFIG.patch_lifetime
     assert len(odometry._operator._frames) == len(odometry.graph)
     assert odometry.trajectory() == []
+
+
+def test_frames_skipped_before_the_first_map_are_placed_by_their_flow(frames) -> None:
+    """A slow start: what counted as standing still when it was answered lies on the way to the next keyframe."""
+    odometry = oracle(motion_threshold=1.0)
+    slow = [render(wander(i / 60), 1000 + i * 16_666_667) for i in range(60)]
+    estimates = [odometry.update(frame) for frame in slow]
+    assert [e.status for e in estimates[:20]].count(Status.NO_MOTION) >= 5
+    assert error_share(odometry, slow) < 0.005
