@@ -122,7 +122,7 @@ def _from_bag(path: Path, features: Any, config: Any, options: dict[str, Any], q
     spare = [stamp for stamp in stamps if stamp not in keyframes]
     chosen = set(np.array(spare)[np.linspace(0, len(spare) - 1, min(HELD_OUT, len(spare))).astype(int)].tolist())
     held_out = _held_out(bag, poses, span, chosen, quiet)
-    return calibrate(map_, held_out, features)
+    return calibrate(map_, held_out, features, without=builder.without)
 
 
 def _scaled(world_T_cam: Any, scale: float) -> Any:

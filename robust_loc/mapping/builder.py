@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,6 +63,8 @@ class MapBuilder:
         self.frames = 0
         self._keyframes: list[_Keyframe] = []
         self._tracker = Tracker(self.config.points_per_keyframe + 200)
+        self._scale = 1.0  # metres per unit of the given poses
+        self._track_of_point = np.empty(0, np.int64)  # of the finished map's points, -1: from depth
 
     def add(self, frame: Frame, world_T_cam: FloatArray) -> bool:
         """Take one frame at its pose; True when it became a keyframe.
@@ -108,7 +110,8 @@ class MapBuilder:
             triangulated = np.array(list(points_by_id.values()), float).reshape(-1, 3)
         alignment = dict(alignment or {})
         if alignment.get("metric") is False:
-            triangulated = triangulated * self._metric_scale(tracks, triangulated, alignment)
+            self._scale = self._metric_scale(tracks, triangulated, alignment)
+            triangulated = triangulated * self._scale
         from_track = dict(zip(tracks.tolist(), range(len(tracks))))
         points = [triangulated]
         total = len(triangulated)
@@ -133,11 +136,40 @@ class MapBuilder:
                 "a map needs texture and either depth or motion"
             )
         joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+        origin = np.concatenate([tracks, np.full(total - len(tracks), -1)])
+        self._track_of_point = origin[np.unique(joined["point"])]
         arrays = self._arrays(np.concatenate(points), np.concatenate([[0], np.cumsum(counts)]), joined)
         cameras, camera_index = _distinct([keyframe.camera for keyframe in self._keyframes])
         arrays["keyframe_camera"] = np.array(camera_index, np.int32)
         facts = {"package": __version__, "frames": self.frames, "mapping": self.config.to_dict(), **(provenance or {})}
         return Map(MapInfo(self.features.identity, cameras, facts, alignment), arrays)
+
+    def without(self, map: Map, left_out: Callable[[NDArray[np.int64], FloatArray], NDArray[np.bool_]]) -> Map:
+        """The finished map as if some frames had not been there, for held-out queries.
+
+        Points are triangulated from the other frames; those that these do not support lose their observations.
+
+        Args:
+            left_out: takes the stamps [F] and world_T_cam [F, 4, 4] of frames and tells which are left out.
+        """
+        poses = self._tracker.poses
+        poses[:, :3, 3] *= self._scale
+        frames = left_out(self._tracker.stamps, poses)
+        tracks, triangulated = self._tracker.triangulate(frames)
+        place = dict(zip(tracks.tolist(), triangulated * self._scale))
+        points = np.array(map.arrays["points"])
+        lost = np.zeros(len(points), bool)
+        for row in np.flatnonzero(np.isin(self._track_of_point, self._tracker.observed_in(frames))):
+            point = place.get(int(self._track_of_point[row]))
+            lost[row] = point is None
+            points[row] = points[row] if point is None else point
+        kept = ~lost[map.arrays["observation_point"]]
+        arrays = dict(map.arrays) | {"points": points}
+        for name in ("observation_point", "observation_pixel", "coarse", "fine", "coarse_scale", "fine_scale"):
+            if name in arrays:
+                arrays[name] = arrays[name][kept]
+        arrays["observation_start"] = np.concatenate([[0], np.cumsum(kept)])[map.arrays["observation_start"]]
+        return Map(map.info, arrays, map.source)
 
     def _arrays(
         self, points: FloatArray, start: NDArray[Any], rows: dict[str, NDArray[Any]]

@@ -1,16 +1,18 @@
 """What a map knows of its own reliability: held-out frames, and mirrored ones as queries from elsewhere.
 
 The keyframes around a held-out frame are left out, so that it is as far from the map as a real query: those near in
-time, as far as their views are near too, since a camera that turns fast has seen something else a second before. A
-mirrored image has the statistics of the place, and is not the place: its answers show what a wrong pose looks like.
+time, as far as their views are near too, since a camera that turns fast has seen something else a second before. Nor do
+the frames between those keyframes help to place the points: they would share their errors with the query. A mirrored
+image has the statistics of the place, and is not the place: its answers show what a wrong pose looks like.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robust_loc.features import DenseFeatures
 from robust_loc.relocalization.localizer import Answer, Relocalizer, RelocalizerConfig
@@ -21,7 +23,11 @@ from robust_loc.uncertainty import nees, pose_error
 
 RIGHT_DISTANCE, RIGHT_ANGLE = 0.25, np.radians(5.0)
 MIN_SAMPLES = 10
-NEAR_VIEW = 0.2  # radians between views, of which another keyframe is as far as a real query may be
+NEAR_VIEW = 0.3  # radians between views, of which another keyframe is as far as a real query may be
+
+
+# takes stamps [F] and world_T_cam [F, 4, 4] of frames: which of them are near a query
+Near = Callable[[NDArray[np.int64], FloatArray], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,14 @@ def calibrate(
     features: DenseFeatures | None = None,
     config: RelocalizerConfig | None = None,
     gap: float = 1.0,
+    without: Callable[[Map, Near], Map] | None = None,
 ) -> tuple[Map, Calibration]:
     """The map with factors for its covariances and coefficients of its verdict.
 
     Args:
         held_out: frames that are no keyframes, with their ``world_T_cam``.
         gap: keyframes nearer in time than this (seconds) are left out where their view is near, too.
+        without: :meth:`MapBuilder.without` of a map with tracked points: the map as if near frames had not been there.
     """
     relocalizer = Relocalizer(map, features, config)
     stamps = np.asarray(map.arrays["keyframe_stamp"], np.int64)
@@ -70,8 +78,10 @@ def calibrate(
     covariances: list[FloatArray] = []
     queries = localized = 0
     for frame, world_T_cam in held_out:
-        relocalizer.ignored = np.abs(stamps - frame.stamp) < gap * 1e9
-        relocalizer.ignored &= _view_distance(poses, world_T_cam, depth) < NEAR_VIEW
+        near = _neighbourhood(frame.stamp, world_T_cam, gap, depth)
+        relocalizer.ignored = near(stamps, poses)
+        if without is not None:
+            relocalizer.map = without(map, near)
         queries += 1
         answer = relocalizer.answer(frame)
         if answer is not None:
@@ -100,6 +110,14 @@ def calibrate(
         medians = (float(position), float(angle))
     calibrated = Map(replace(map.info, calibration=info), map.arrays, map.source)
     return calibrated, Calibration(info, queries, localized, *medians)
+
+
+def _neighbourhood(stamp: int, world_T_cam: FloatArray, gap: float, depth: float) -> Near:
+    def near(stamps: NDArray[np.int64], poses: FloatArray) -> NDArray[np.bool_]:
+        soon = np.abs(stamps - stamp) < gap * 1e9
+        return np.asarray(soon & (_view_distance(poses, world_T_cam, depth) < NEAR_VIEW))
+
+    return near
 
 
 def _view_distance(world_T_cam: FloatArray, other: FloatArray, depth: float) -> FloatArray:

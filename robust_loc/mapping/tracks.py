@@ -36,6 +36,7 @@ class Tracker:
     _seen: list[FloatArray] = field(default_factory=list)
     _cameras: list[Camera] = field(default_factory=list)
     _poses: list[FloatArray] = field(default_factory=list)
+    _stamps: list[int] = field(default_factory=list)
 
     def add(self, frame: Frame, world_T_cam: FloatArray, replenish: bool) -> None:
         """Follow the corners into ``frame``; with ``replenish``, start new tracks where there are few."""
@@ -54,17 +55,44 @@ class Tracker:
         self._seen.append(self.pixels)
         self._cameras.append(frame.camera)
         self._poses.append(world_T_cam)
+        self._stamps.append(frame.stamp)
 
-    def triangulate(self) -> tuple[NDArray[np.int64], FloatArray]:
-        """Tracks [P] that give a sound point, and the points [P, 3] in the world."""
+    @property
+    def stamps(self) -> NDArray[np.int64]:
+        """[F] of the frames taken."""
+        return np.array(self._stamps, np.int64)
+
+    @property
+    def poses(self) -> FloatArray:
+        """[F, 4, 4] world_T_cam of the frames taken."""
+        return np.array(self._poses, np.float64).reshape(-1, 4, 4)
+
+    def triangulate(self, left_out: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.int64], FloatArray]:
+        """Tracks [P] that give a sound point, and the points [P, 3] in the world.
+
+        Args:
+            left_out: [F] frames whose observations do not count; then only tracks that had such are looked at.
+        """
         counts = [len(ids) for ids in self._tracks]
         frame = np.repeat(np.arange(len(counts)), counts)
         if not len(frame):
             return np.empty(0, np.int64), np.empty((0, 3))
-        intrinsics = np.array([camera.intrinsics for camera in self._cameras])
         ids, pixels = np.concatenate(self._tracks), np.concatenate(self._seen)
-        points, good = triangulate(ids, pixels, frame, intrinsics, np.array(self._poses), self._next)
-        return np.flatnonzero(good), points[good]
+        names = np.arange(self._next)
+        if left_out is not None:
+            names = np.unique(ids[left_out[frame]])
+            kept = np.isin(ids, names) & ~left_out[frame]
+            ids, pixels, frame = np.searchsorted(names, ids[kept]), pixels[kept], frame[kept]
+            if not len(ids):
+                return np.empty(0, np.int64), np.empty((0, 3))
+        intrinsics = np.array([camera.intrinsics for camera in self._cameras])
+        points, good = triangulate(ids, pixels, frame, intrinsics, self.poses, len(names))
+        return names[good], points[good]
+
+    def observed_in(self, frames: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The tracks that were seen in any of ``frames`` [F]."""
+        seen = [ids for ids, wanted in zip(self._tracks, frames) if wanted]
+        return np.unique(np.concatenate(seen)) if seen else np.empty(0, np.int64)
 
     def _follow(self, grey: NDArray[np.uint8]) -> None:
         assert self._previous is not None

@@ -60,6 +60,33 @@ def test_poses_of_unknown_scale_become_metric_by_depth(room):
     assert position_error(map_, room[10]) < 0.1
 
 
+def test_a_frame_that_is_left_out_does_not_help_to_place_points(room):
+    def built(offset):
+        builder = MapBuilder(config=MappingConfig(points_from="tracks", keyframe_distance=0.0, keyframe_angle=0.0))
+        for i, frame in enumerate(room[:16]):
+            pose = frame.world_T_cam.copy()
+            pose[:3, 3] += offset if i == 8 else 0.0
+            builder.add(frame, pose)
+        return builder, builder.finish()
+
+    (right, map_), (_, misled) = built(0.0), built(0.05)
+    stamp = room[8].stamp
+    untouched = right.without(map_, lambda stamps, poses: np.zeros(len(stamps), bool))
+    np.testing.assert_array_equal(untouched.arrays["points"], map_.arrays["points"])
+    assert untouched.observations == map_.observations
+
+    reduced = []
+    for offset in (0.0, 0.05):
+        builder, whole = built(offset)
+        part = builder.without(whole, lambda stamps, poses: stamps == stamp)
+        assert 0 < part.observations < whole.observations
+        seen = np.unique(part.arrays["observation_point"])
+        reduced.append(part.arrays["points"][seen])
+    nearest = np.linalg.norm(reduced[0][:, None] - reduced[1], axis=2).min(1)
+    before = np.linalg.norm(map_.arrays["points"][:, None] - misled.arrays["points"], axis=2).min(1)
+    assert np.median(nearest) < 1e-6 < 1e-4 < np.median(before)
+
+
 def test_frames_without_texture_or_motion_give_a_clear_error(room):
     builder = MapBuilder()
     grey = np.full_like(room[0].image, 100)
