@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from robust_loc.errors import MapFormatError
 from robust_loc.features import DenseFeatures
 from robust_loc.relocalization.localizer import Answer, Relocalizer, RelocalizerConfig
 from robust_loc.relocalization.map import Map
@@ -81,7 +82,10 @@ def calibrate(
         near = _neighbourhood(frame.stamp, world_T_cam, gap, depth)
         relocalizer.ignored = near(stamps, poses)
         if without is not None:
-            relocalizer.map = without(map, near)
+            try:
+                relocalizer.map = without(map, near)
+            except MapFormatError:  # the neighbourhood is the whole map: nothing is left to be localized in
+                relocalizer.ignored[:] = True
         queries += 1
         answer = relocalizer.answer(frame)
         if answer is not None:

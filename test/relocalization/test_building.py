@@ -131,6 +131,16 @@ def test_held_out_frames_calibrate_the_map(room, room_map):
     assert not Relocalizer(calibrated).update(mirror).has_pose
 
 
+def test_a_map_too_small_to_hold_out_anything_is_left_uncalibrated(room):
+    builder = MapBuilder(config=MappingConfig(points_from="tracks", keyframe_distance=0.0, keyframe_angle=0.0))
+    for frame in room[:3]:
+        builder.add(frame, frame.world_T_cam)
+    held_out = [(frame, frame.world_T_cam) for frame in room[:3:2]]
+    calibrated, outcome = calibrate(builder.finish(), held_out, without=builder.without)
+    assert outcome.queries == 2 and outcome.right == 0 and "too few" in str(outcome)
+    assert "covariance" not in calibrated.info.calibration
+
+
 def test_a_map_goes_to_colmap_and_back(room, room_map, tmp_path):
     pycolmap = pytest.importorskip("pycolmap")
     export_colmap(room_map, tmp_path / "model")
