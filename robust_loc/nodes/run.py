@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import rclpy
-from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import MultiThreadedExecutor
 
 from robust_loc.errors import RobustLocError
@@ -46,13 +45,11 @@ def run_job(make_node: Callable[[], Any], job: Callable[[Any], Any], args: Seque
             job(node)
         except RobustLocError as error:
             outcome.append(error)
-        except RCLError as error:
+        except Exception as error:
             if rclpy.ok():  # else: published while an interrupt was closing the context
                 outcome.append(error)
-        except Exception as error:
-            outcome.append(error)
         finally:
-            rclpy.try_shutdown()
+            _shut_down()
 
     def start(nodes: list[Any]) -> threading.Thread:
         thread = threading.Thread(target=work, args=(nodes[0],))
@@ -86,7 +83,7 @@ def _run(
         outcome.append(error)
     finally:
         if working is not None:
-            rclpy.try_shutdown()
+            _shut_down()
             working.join()
         for node in nodes:
             if hasattr(node, "close"):
@@ -94,12 +91,21 @@ def _run(
         executor.shutdown(timeout_sec=1.0)
         for node in nodes:
             node.destroy_node()
-        rclpy.try_shutdown()
+        _shut_down()
     for error in outcome:
         if not isinstance(error, RobustLocError):
             raise error
         print(f"robust_loc: {error}", file=sys.stderr)
     _leave(2 if outcome else 0)
+
+
+def _shut_down() -> None:
+    """Shut the context down; the handler of an interrupt may be doing the same at this moment, on its own thread."""
+    try:
+        rclpy.try_shutdown()
+    except Exception:
+        if rclpy.ok():
+            raise
 
 
 def _leave(code: int) -> NoReturn:

@@ -177,7 +177,8 @@ def test_the_player_stops_at_an_interrupt_with_code_0(graph, process, recording)
     program = player(process, recording, lockstep=True, rate=1.0, loop=True)
     assert client.wait(lambda: len(client.estimates) > FRAMES + 2)
     program.send_signal(signal.SIGINT)
-    assert finish(program)[0] == 0
+    code, output = finish(program)
+    assert code == 0, output
 
 
 @pytest.mark.data
